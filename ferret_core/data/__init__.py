@@ -1,0 +1,1 @@
+"""Grounded data: the record format, and sources of records."""

@@ -1,0 +1,318 @@
+"""Regions, boxes and masks, in pixels of the image.
+
+The one place that turns a pointing gesture into pixels and converts between coordinate spaces:
+
+* **image pixels**: floats (x, y), origin top-left, 0 <= x <= width, 0 <= y <= height, EXIF rotation already applied.
+  Pixel (i, j) covers x in [i, i+1), y in [j, j+1).
+* **text bins**: the integers 0..1000 that the model reads and writes, `int(1000 * v / size)` (paper section 3.1).
+* **masks**: boolean arrays `(height, width)`; as text, COCO's compressed run-length encoding (column-major).
+
+Every region type answers two questions: `to_mask(size)`, the pixels it covers, and `coordinates(size)`, the numbers
+that describe it in a prompt. Both raise `RegionError` (a `ValueError`) when the region does not fit the image.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+BINS = 1000
+POINT_RADIUS = 5  # a point stands for the 11 x 11 window around it
+
+Coordinates = tuple[float, ...]
+Vertices = tuple[tuple[float, float], ...]
+
+
+class RegionError(ValueError):
+    """A region that is malformed, empty, or outside its image. The message names the field and the limit."""
+
+
+class ImageSize(NamedTuple):
+    """Size of an image in pixels."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width} x {self.height}"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One place. Covers the 11 x 11 window around its pixel, clipped to the image."""
+
+    x: float
+    y: float
+
+    def to_mask(self, size: ImageSize) -> np.ndarray:
+        """The covered pixels, bool `(height, width)`."""
+        _check_inside(self, [("x", self.x, size.width), ("y", self.y, size.height)], size)
+        x, y = int(self.x), int(self.y)
+        return _window(x - POINT_RADIUS, y - POINT_RADIUS, x + POINT_RADIUS, y + POINT_RADIUS, size)
+
+    def coordinates(self, size: ImageSize) -> Coordinates:
+        """`(x, y)` in image pixels."""
+        return self.x, self.y
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """An axis-aligned rectangle. Covers the pixels from (x1, y1) to (x2, y2), both included."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+    def to_mask(self, size: ImageSize) -> np.ndarray:
+        """The covered pixels, bool `(height, width)`."""
+        _check_inside(
+            self,
+            [("x1", self.x1, size.width), ("y1", self.y1, size.height), ("x2", self.x2, size.width), ("y2", self.y2, size.height)],
+            size,
+        )
+        if self.x2 < self.x1 or self.y2 < self.y1:
+            raise RegionError(f"box: x2 must not be smaller than x1, nor y2 than y1; got {self.coordinates(size)}")
+        mask = _window(int(self.x1), int(self.y1), int(self.x2), int(self.y2), size)
+        return _check_not_empty(self, mask)
+
+    def coordinates(self, size: ImageSize) -> Coordinates:
+        """`(x1, y1, x2, y2)` in image pixels."""
+        return self.x1, self.y1, self.x2, self.y2
+
+    @property
+    def area(self) -> float:
+        """Area in square pixels; 0 for a reversed box."""
+        return max(0.0, self.x2 - self.x1) * max(0.0, self.y2 - self.y1)
+
+    def clamp(self, size: ImageSize) -> Box:
+        """The same box with every coordinate pushed into the image."""
+        return Box(
+            min(max(self.x1, 0), size.width),
+            min(max(self.y1, 0), size.height),
+            min(max(self.x2, 0), size.width),
+            min(max(self.y2, 0), size.height),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Polygon:
+    """A closed outline of at least three vertices; covers its inside and its border."""
+
+    points: Vertices
+
+    def to_mask(self, size: ImageSize) -> np.ndarray:
+        """The covered pixels, bool `(height, width)`."""
+        if len(self.points) < 3:
+            raise RegionError(f"polygon: needs at least 3 points, got {len(self.points)}")
+        _check_points(self, self.points, size)
+        canvas = Image.new("1", size)
+        ImageDraw.Draw(canvas).polygon(_clip_to_pixels(self.points, size), fill=1, outline=1)
+        return _check_not_empty(self, np.array(canvas))
+
+    def coordinates(self, size: ImageSize) -> Coordinates:
+        """Bounding box `(x1, y1, x2, y2)` of the covered pixels."""
+        return mask_bounds(self.to_mask(size))
+
+
+@dataclass(frozen=True, slots=True)
+class Scribble:
+    """A stroke: the polyline through `points`, drawn with a round brush of `width` pixels."""
+
+    points: Vertices
+    width: float = 10.0
+
+    def to_mask(self, size: ImageSize) -> np.ndarray:
+        """The covered pixels, bool `(height, width)`."""
+        if not self.points:
+            raise RegionError("scribble: needs at least 1 point, got 0")
+        longest = max(size)
+        if not (math.isfinite(self.width) and 0 < self.width <= longest):
+            raise RegionError(f"scribble: width must be in (0, {longest}] pixels, got {self.width}")
+        _check_points(self, self.points, size)
+        canvas = Image.new("1", size)
+        draw = ImageDraw.Draw(canvas)
+        path = _clip_to_pixels(self.points, size)
+        radius = self.width / 2
+        draw.line(path, fill=1, width=max(1, round(self.width)))
+        for x, y in path:  # round joints and ends
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=1)
+        draw.point(path, fill=1)
+        return _check_not_empty(self, np.array(canvas))
+
+    def coordinates(self, size: ImageSize) -> Coordinates:
+        """Bounding box `(x1, y1, x2, y2)` of the covered pixels."""
+        return mask_bounds(self.to_mask(size))
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Any set of pixels of an image of size `size`, as COCO's compressed RLE `counts`."""
+
+    size: ImageSize
+    counts: str = field(repr=False)
+
+    @classmethod
+    def from_array(cls, mask: np.ndarray) -> Mask:
+        """From a `(height, width)` array; every non-zero pixel is covered."""
+        if mask.ndim != 2:
+            raise RegionError(f"mask: needs a (height, width) array, got shape {mask.shape}")
+        return cls(ImageSize(mask.shape[1], mask.shape[0]), rle_encode(mask))
+
+    @classmethod
+    def from_coco(cls, rle: dict) -> Mask:
+        """From COCO's `{"size": [height, width], "counts": ...}`; counts compressed (str, bytes) or a list of runs."""
+        try:
+            (height, width), counts = rle["size"], rle["counts"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise RegionError("mask: a COCO RLE has the fields size [height, width] and counts") from error
+        if isinstance(counts, bytes):
+            counts = counts.decode("ascii")
+        if not isinstance(counts, str):
+            counts = _compress_runs([int(run) for run in counts])
+        return cls(ImageSize(int(width), int(height)), counts)
+
+    def to_coco(self) -> dict:
+        """COCO's `{"size": [height, width], "counts": str}`."""
+        return {"size": [self.size.height, self.size.width], "counts": self.counts}
+
+    def to_mask(self, size: ImageSize) -> np.ndarray:
+        """The covered pixels, bool `(height, width)`."""
+        if tuple(self.size) != tuple(size):
+            raise RegionError(f"mask: its size {self.size} is not the image's, {size}")
+        return _check_not_empty(self, rle_decode(self.counts, self.size))
+
+    def coordinates(self, size: ImageSize) -> Coordinates:
+        """Bounding box `(x1, y1, x2, y2)` of the covered pixels."""
+        return mask_bounds(self.to_mask(size))
+
+
+Region = Point | Box | Polygon | Scribble | Mask
+
+
+# ---- coordinate spaces -----------------------------------------------------------------------------------------------
+
+
+def to_bins(coordinates: Coordinates, size: ImageSize) -> tuple[int, ...]:
+    """Image pixels to text bins: `int(1000 * v / size)` for x and y in turn (paper section 3.1)."""
+    return tuple(int(BINS * value / size[i % 2]) for i, value in enumerate(coordinates))
+
+
+def from_bins(bins: tuple[int, ...], size: ImageSize) -> Coordinates:
+    """Text bins to image pixels: `int(v * size / 1000)`, as the published system reads its answers."""
+    return tuple(float(int(value * size[i % 2] / BINS)) for i, value in enumerate(bins))
+
+
+# ---- masks -----------------------------------------------------------------------------------------------------------
+
+
+def mask_bounds(mask: np.ndarray) -> tuple[float, float, float, float]:
+    """Bounding box `(x1, y1, x2, y2)` of the covered pixels, both ends included, of a non-empty `(H, W)` mask."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return float(columns[0]), float(rows[0]), float(columns[-1]), float(rows[-1])
+
+
+def box_iou(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes, in [0, 1]."""
+    inter = Box(max(a.x1, b.x1), max(a.y1, b.y1), min(a.x2, b.x2), min(a.y2, b.y2)).area
+    union = a.area + b.area - inter
+    return inter / union if union > 0 else 0.0
+
+
+def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two boolean `(H, W)` masks, in [0, 1]."""
+    union = np.logical_or(a, b).sum()
+    return float(np.logical_and(a, b).sum() / union) if union else 0.0
+
+
+def rle_encode(mask: np.ndarray) -> str:
+    """COCO's compressed RLE of a `(height, width)` mask: runs down the columns, zeros first, 6 bits a character."""
+    flat = np.concatenate(([0], np.asarray(mask, dtype=bool).ravel(order="F").astype(np.int8), [0]))
+    edges = np.flatnonzero(np.diff(flat))
+    runs = np.diff(np.concatenate(([0], edges, [mask.size])))
+    if runs[-1] == 0 and len(runs) > 1:
+        runs = runs[:-1]
+    return _compress_runs(runs.tolist())
+
+
+def rle_decode(counts: str, size: ImageSize) -> np.ndarray:
+    """Inverse of `rle_encode`: a bool `(height, width)` array. Raises `RegionError` if the runs do not fill the image."""
+    runs = _expand_runs(counts)
+    area = size.width * size.height
+    if min(runs, default=0) < 0 or sum(runs) != area:
+        raise RegionError(f"mask: counts cover {sum(runs)} pixels, but {size} needs {area}")
+    values = np.arange(len(runs)) % 2 == 1
+    return np.repeat(values, runs).reshape(size.width, size.height).T
+
+
+def _compress_runs(runs: list[int]) -> str:
+    """Each run (from the fourth, its difference to the run two before) in base 32, little end first, offset by 48."""
+    text = bytearray()
+    for i, run in enumerate(runs):
+        value = run - (runs[i - 2] if i > 2 else 0)
+        while True:
+            digit, value = value & 31, value >> 5
+            done = value == (-1 if digit & 16 else 0)
+            text.append(48 + (digit if done else digit | 32))
+            if done:
+                break
+    return text.decode("ascii")
+
+
+def _expand_runs(counts: str) -> list[int]:
+    runs: list[int] = []
+    value, shift = 0, 0
+    for character in counts:
+        digit = ord(character) - 48
+        if not 0 <= digit < 64 or shift > 40:
+            raise RegionError(f"mask: counts holds {character!r}, which is not COCO's compressed RLE")
+        value |= (digit & 31) << shift
+        shift += 5
+        if not digit & 32:
+            if digit & 16:
+                value -= 1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value, shift = 0, 0
+    if shift:
+        raise RegionError("mask: counts ends in the middle of a run")
+    return runs
+
+
+# ---- checks ----------------------------------------------------------------------------------------------------------
+
+
+def _name(region: Region) -> str:
+    return type(region).__name__.lower()
+
+
+def _check_inside(region: Region, values: list[tuple[str, float, int]], size: ImageSize) -> None:
+    for name, value, limit in values:
+        if not (math.isfinite(value) and 0 <= value <= limit):
+            raise RegionError(f"{_name(region)}: {name} = {value} is outside the image ({size}): must be in [0, {limit}]")
+
+
+def _check_points(region: Region, points: Vertices, size: ImageSize) -> None:
+    for i, (x, y) in enumerate(points):
+        _check_inside(region, [(f"points[{i}].x", x, size.width), (f"points[{i}].y", y, size.height)], size)
+
+
+def _check_not_empty(region: Region, mask: np.ndarray) -> np.ndarray:
+    if not mask.any():
+        raise RegionError(f"{_name(region)}: covers no pixel of the image")
+    return mask
+
+
+def _window(x1: int, y1: int, x2: int, y2: int, size: ImageSize) -> np.ndarray:
+    """Pixels of the rectangle with both corners included, clipped to the image."""
+    mask = np.zeros((size.height, size.width), dtype=bool)
+    mask[max(y1, 0) : y2 + 1, max(x1, 0) : x2 + 1] = True
+    return mask
+
+
+def _clip_to_pixels(points: Vertices, size: ImageSize) -> list[tuple[float, float]]:
+    """A vertex on the right or bottom border belongs to the last pixel."""
+    return [(min(x, size.width - 1), min(y, size.height - 1)) for x, y in points]

@@ -1,0 +1,141 @@
+"""From text, image and regions to what the model takes, and back to text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import BatchFeature, CLIPImageProcessorPil, ProcessorMixin
+
+from ferret_core.checkpoint import original
+from ferret_core.geometry import ImageSize, Region
+from ferret_core.model.configuration import FerretConfig
+from ferret_core.model.region_encoder import sample_points
+from ferret_core.model.tokenizer import FerretLlamaTokenizer
+from ferret_core.prompt import IMAGE_TOKEN, REGION_TOKEN
+
+
+class FerretProcessor(ProcessorMixin):
+    """Image processor and tokenizer of a Ferret, with what they must know of its configuration."""
+
+    def __init__(
+        self,
+        image_processor: CLIPImageProcessorPil,
+        tokenizer: Any,
+        num_patches: int = 576,
+        image_token_id: int = -200,
+        sampler_points: int = 512,
+        repeat_points: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Args:
+            image_processor: resizes to a square without keeping the aspect ratio, and normalises.
+            tokenizer: has `<region_fea>` among its added tokens and starts a text with BOS.
+            num_patches: tokens that an image takes.
+            image_token_id: the id they have.
+            sampler_points: points taken from a region.
+            repeat_points: fill up small regions with repeats (spatial-aware sampler) or not (mean-pool adapter).
+            kwargs: of `ProcessorMixin`.
+        """
+        super().__init__(image_processor, tokenizer, **kwargs)
+        self.num_patches = num_patches
+        self.image_token_id = image_token_id
+        self.sampler_points = sampler_points
+        self.repeat_points = repeat_points
+
+    @classmethod
+    def for_config(cls, config: FerretConfig, tokenizer: Any) -> FerretProcessor:
+        """The processor that goes with a model configuration."""
+        side = config.vision_config.image_size
+        return cls(
+            CLIPImageProcessorPil(size={"height": side, "width": side}, do_center_crop=False),
+            tokenizer,
+            num_patches=config.num_patches,
+            image_token_id=config.image_token_id,
+            sampler_points=config.sampler_points,
+            repeat_points=config.region_encoder == "spatial_aware",
+        )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs: Any) -> FerretProcessor:
+        """As in transformers; a directory in the original layout works too."""
+        path = pretrained_model_name_or_path
+        if not original.is_original_directory(path):
+            return super().from_pretrained(path, **kwargs)
+        return cls.for_config(FerretConfig.from_pretrained(path), FerretLlamaTokenizer.from_original(path))
+
+    def __call__(
+        self,
+        images: Image.Image | Sequence[Image.Image] | None = None,
+        text: str | Sequence[str] = "",
+        regions: Sequence[Region] = (),
+        generator: torch.Generator | None = None,
+        **_: Any,
+    ) -> BatchFeature:
+        """Inputs of `FerretForConditionalGeneration`.
+
+        Args:
+            images: one per `<image>`, in order; EXIF rotation already applied.
+            text: prompts of `build_prompt`; several are padded on the left.
+            regions: one per `<region_fea>`, in order, in pixels of the image before it.
+            generator: makes the points of regions random, for training.
+
+        Returns:
+            `input_ids` and `attention_mask` `(B, L)`; `pixel_values` `(images, 3, S, S)` and `region_points` `(R, P, 2)`
+            where there are any.
+
+        Raises:
+            ValueError: images or regions do not match the text in number. RegionError: a region does not fit its image.
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        pictures = [images] if isinstance(images, Image.Image) else list(images or ())
+        tokens = [self.encode_text(each) for each in texts]
+        length = max(map(len, tokens))
+        pad = self.tokenizer.pad_token_id or 0
+        data: dict[str, Tensor] = {
+            "input_ids": torch.tensor([[pad] * (length - len(ids)) + ids for ids in tokens]),
+            "attention_mask": torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in tokens]),
+        }
+        if pictures:
+            data["pixel_values"] = self.encode_images(pictures)
+        if regions:
+            owners = self._images_of_regions(texts)
+            if len(owners) != len(regions):
+                raise ValueError(f"regions: the text has {len(owners)} <region_fea>, but {len(regions)} were given")
+            points = [
+                self.encode_region(region, ImageSize(*pictures[owner].size), generator)
+                for region, owner in zip(regions, owners, strict=True)
+            ]
+            data["region_points"] = torch.stack(points)
+        return BatchFeature(data)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of a prompt: pieces around `<image>` encoded alone, `num_patches` image tokens between them."""
+        first, *rest = text.split(IMAGE_TOKEN)
+        ids = list(self.tokenizer(first).input_ids)
+        for piece in rest:
+            ids += [self.image_token_id] * self.num_patches
+            ids += self.tokenizer(piece).input_ids[1:]  # without its BOS
+        return ids
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Pixel values float32 `(images, 3, S, S)`: squashed to a square (bicubic), then CLIP's normalisation."""
+        return self.image_processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
+
+    def encode_region(self, region: Region, size: ImageSize, generator: torch.Generator | None = None) -> Tensor:
+        """Points `(P, 2)` of one region, see `sample_points`. Raises `RegionError` if it does not fit the image."""
+        return sample_points(region.to_mask(size), self.sampler_points, generator, self.repeat_points)
+
+    def _images_of_regions(self, texts: Sequence[str]) -> list[int]:
+        """For each `<region_fea>` of the texts, the number of the image before it."""
+        owners, images = [], 0
+        for text in texts:
+            first, *rest = text.split(IMAGE_TOKEN)
+            for piece in rest:
+                owners += [images] * piece.count(REGION_TOKEN)
+                images += 1
+        return owners

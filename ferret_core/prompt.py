@@ -1,0 +1,138 @@
+"""The conversation format: how turns, the image and the regions become the text a Ferret reads.
+
+    SYSTEM USER: <image>\\nQUESTION ASSISTANT: ANSWER</s>USER: QUESTION ASSISTANT:
+
+A region is referred to as `[region0]`, `[region1]`, ... in a question or an answer. In the prompt it becomes its
+coordinates on the 1000 x 1000 grid, a space and `<region_fea>`, whose embedding the model replaces by the region's
+(the hybrid region representation, paper section 3.1). One `<region_fea>` per mention, in reading order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ferret_core.geometry import Box, ImageSize, Region, to_bins
+
+IMAGE_TOKEN = "<image>"
+REGION_TOKEN = "<region_fea>"
+END_OF_ANSWER = "</s>"
+RESERVED = (IMAGE_TOKEN, REGION_TOKEN, END_OF_ANSWER, "<s>", "<unk>")
+
+# Part of the format of the published checkpoints: the trailing space is theirs.
+SYSTEM = (
+    "A chat between a human and an AI that understands visuals. In images, [x, y] denotes points: top-left [0, 0], "
+    "bottom-right [width-1, height-1]. Increasing x moves right; y moves down. Bounding box: [x1, y1, x2, y2]. "
+    "Image size: 1000x1000. Follow instructions. "
+)
+
+_REGION = re.compile(r"\[region(\d+)\]")
+_BOX = re.compile(r"\[box(\d+)\]")
+
+
+class PromptError(ValueError):
+    """A question that cannot be put to the model. The message says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One question and, unless it is the one being asked, its answer."""
+
+    question: str
+    answer: str | None = None
+
+
+def bins_text(region: Region, size: ImageSize) -> str:
+    """`[x, y]` for a point, `[x1, y1, x2, y2]` otherwise, on the 1000 x 1000 grid."""
+    return f"[{', '.join(map(str, to_bins(region.coordinates(size), size)))}]"
+
+
+def mentioned_regions(text: str) -> list[int]:
+    """Numbers of the `[regionN]` placeholders of `text`, in reading order, repeats included."""
+    return [int(number) for number in _REGION.findall(text)]
+
+
+def mentioned_boxes(text: str) -> list[int]:
+    """Numbers of the `[boxN]` placeholders of `text`, in reading order, repeats included."""
+    return [int(number) for number in _BOX.findall(text)]
+
+
+def write_boxes(text: str, boxes: Sequence[Box], size: ImageSize) -> str:
+    """`text` with every `[boxN]` as `[x1, y1, x2, y2]` on the 1000 x 1000 grid: what a model answers."""
+    return _BOX.sub(lambda match: bins_text(boxes[int(match[1])], size), text)
+
+
+def number_regions(regions: Mapping[int, Region] | Sequence[Region]) -> dict[int, Region]:
+    """Regions by the N of their `[regionN]`; a sequence is numbered from 0."""
+    return dict(regions) if isinstance(regions, Mapping) else dict(enumerate(regions))
+
+
+def check_text(text: str, name: str = "question") -> None:
+    """Raises `PromptError` if `text` holds a token that is reserved for the conversation format."""
+    for token in RESERVED:
+        if token in text:
+            raise PromptError(f"{name}: {token!r} is reserved; point at a region with [region0] and name it in regions")
+
+
+def build_prompt(
+    turns: Sequence[Turn], regions: Mapping[int, Region], size: ImageSize | None
+) -> tuple[str, list[Region]]:
+    """The text of a conversation about one image and the regions it mentions.
+
+    Args:
+        turns: the conversation; the last turn's answer is None when it is being asked.
+        regions: the regions by the number of their placeholder, in image pixels.
+        size: size of the image in pixels; None for a conversation without an image.
+
+    Returns:
+        The prompt, with `<image>` before the first question, and one region per `<region_fea>`, in order.
+
+    Raises:
+        PromptError: an unknown `[regionN]`, a reserved token, or no question.
+        RegionError: a region that does not fit the image.
+    """
+    if not turns or not turns[-1].question.strip():
+        raise PromptError("question: must not be empty")
+    image = f"{IMAGE_TOKEN}\n" if size else ""
+    prompt = f"{SYSTEM} "
+    for i, turn in enumerate(turns):
+        check_text(turn.question, f"turn {i}: question")
+        prompt += f"USER: {image if i == 0 else ''}{turn.question.strip()} ASSISTANT:"
+        if turn.answer is not None:
+            check_text(turn.answer, f"turn {i}: answer")
+            prompt += f" {turn.answer}{END_OF_ANSWER}"
+    mentioned = mentioned_regions(prompt)
+    for number in mentioned:
+        if number not in regions:
+            known = ", ".join(f"[region{n}]" for n in sorted(regions)) or "none"
+            raise PromptError(f"question: [region{number}] is not among the regions; known: {known}")
+    if mentioned and not size:
+        raise PromptError("image: regions need an image")
+    texts = {n: f"{bins_text(regions[n], size)} {REGION_TOKEN}" for n in set(mentioned)} if size else {}
+    return _REGION.sub(lambda match: texts[int(match[1])], prompt), [regions[number] for number in mentioned]
+
+
+def fit_history(
+    turns: Sequence[Turn], length: Callable[[Sequence[Turn]], int], limit: int
+) -> tuple[list[Turn], int]:
+    """Drops the oldest turns until the conversation fits; never the last question, and never the image.
+
+    Args:
+        turns: the conversation, the question being asked last.
+        length: tokens of the prompt of some turns.
+        limit: the most tokens the prompt may have.
+
+    Returns:
+        The turns that stay, and how many were dropped.
+
+    Raises:
+        PromptError: not even the last question fits.
+    """
+    for dropped in range(len(turns)):
+        if length(turns[dropped:]) <= limit:
+            return list(turns[dropped:]), dropped
+    raise PromptError(
+        f"question: {length(turns[-1:])} tokens with its image and regions, but the context leaves room for {limit}; "
+        "shorten the question or ask for fewer new tokens"
+    )
