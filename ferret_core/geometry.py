@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw
 
 BINS = 1000
 POINT_RADIUS = 5  # a point stands for the 11 x 11 window around it
+BRUSH_WIDTH = 10.0  # of a scribble that does not say
 
 Coordinates = tuple[float, ...]
 Vertices = tuple[tuple[float, float], ...]
@@ -72,7 +73,12 @@ class Box:
         """The covered pixels, bool `(height, width)`."""
         _check_inside(
             self,
-            [("x1", self.x1, size.width), ("y1", self.y1, size.height), ("x2", self.x2, size.width), ("y2", self.y2, size.height)],
+            [
+                ("x1", self.x1, size.width),
+                ("y1", self.y1, size.height),
+                ("x2", self.x2, size.width),
+                ("y2", self.y2, size.height),
+            ],
             size,
         )
         if self.x2 < self.x1 or self.y2 < self.y1:
@@ -124,7 +130,7 @@ class Scribble:
     """A stroke: the polyline through `points`, drawn with a round brush of `width` pixels."""
 
     points: Vertices
-    width: float = 10.0
+    width: float = BRUSH_WIDTH
 
     def to_mask(self, size: ImageSize) -> np.ndarray:
         """The covered pixels, bool `(height, width)`."""

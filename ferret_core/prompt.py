@@ -10,7 +10,7 @@ coordinates on the 1000 x 1000 grid, a space and `<region_fea>`, whose embedding
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ferret_core.geometry import Box, ImageSize, Region, to_bins
@@ -75,9 +75,7 @@ def check_text(text: str, name: str = "question") -> None:
             raise PromptError(f"{name}: {token!r} is reserved; point at a region with [region0] and name it in regions")
 
 
-def build_prompt(
-    turns: Sequence[Turn], regions: Mapping[int, Region], size: ImageSize | None
-) -> tuple[str, list[Region]]:
+def build_prompt(turns: Sequence[Turn], regions: Mapping[int, Region], size: ImageSize | None) -> tuple[str, list[Region]]:
     """The text of a conversation about one image and the regions it mentions.
 
     Args:
@@ -111,28 +109,3 @@ def build_prompt(
         raise PromptError("image: regions need an image")
     texts = {n: f"{bins_text(regions[n], size)} {REGION_TOKEN}" for n in set(mentioned)} if size else {}
     return _REGION.sub(lambda match: texts[int(match[1])], prompt), [regions[number] for number in mentioned]
-
-
-def fit_history(
-    turns: Sequence[Turn], length: Callable[[Sequence[Turn]], int], limit: int
-) -> tuple[list[Turn], int]:
-    """Drops the oldest turns until the conversation fits; never the last question, and never the image.
-
-    Args:
-        turns: the conversation, the question being asked last.
-        length: tokens of the prompt of some turns.
-        limit: the most tokens the prompt may have.
-
-    Returns:
-        The turns that stay, and how many were dropped.
-
-    Raises:
-        PromptError: not even the last question fits.
-    """
-    for dropped in range(len(turns)):
-        if length(turns[dropped:]) <= limit:
-            return list(turns[dropped:]), dropped
-    raise PromptError(
-        f"question: {length(turns[-1:])} tokens with its image and regions, but the context leaves room for {limit}; "
-        "shorten the question or ask for fewer new tokens"
-    )

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ferret_core.geometry import Box, ImageSize, Mask, Point, Polygon, Region, Scribble
+from ferret_core.geometry import BRUSH_WIDTH, Box, ImageSize, Mask, Point, Polygon, Region, Scribble
 from ferret_core.prompt import Turn, mentioned_boxes, mentioned_regions
 
 
@@ -107,7 +107,7 @@ def region_from_json(value: dict[str, Any]) -> Region:
         case {"polygon": points}:
             return Polygon(_vertices(points))
         case {"scribble": points, **rest}:
-            return Scribble(_vertices(points), float(rest.get("width", Scribble.width)))
+            return Scribble(_vertices(points), float(rest.get("width", BRUSH_WIDTH)))
         case {"mask": rle}:
             return Mask.from_coco(rle)
     raise ValueError(f"region: expected one of point, box, polygon, scribble or mask with its coordinates, got {value}")

@@ -1,16 +1,24 @@
 """The model in transformers' conventions. Importing this package registers it with the Auto classes."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
 
 from ferret_core.model.configuration import ConvStemVisionConfig, FerretConfig
 from ferret_core.model.modeling import PARTS, FerretForConditionalGeneration, FerretModel
-from ferret_core.model.processor import FerretProcessor
+from ferret_core.model.processor import FerretImageProcessor, FerretProcessor
 from ferret_core.model.region_encoder import sample_points
 from ferret_core.model.tokenizer import FerretLlamaTokenizer
 
 AutoConfig.register("ferret", FerretConfig, exist_ok=True)
 AutoModel.register(FerretConfig, FerretModel, exist_ok=True)
 AutoModelForImageTextToText.register(FerretConfig, FerretForConditionalGeneration, exist_ok=True)
+AutoImageProcessor.register(FerretConfig, slow_image_processor_class=FerretImageProcessor, exist_ok=True)
 AutoTokenizer.register(FerretConfig, fast_tokenizer_class=FerretLlamaTokenizer, exist_ok=True)
 AutoProcessor.register(FerretConfig, FerretProcessor, exist_ok=True)
 
@@ -19,6 +27,7 @@ __all__ = [
     "ConvStemVisionConfig",
     "FerretConfig",
     "FerretForConditionalGeneration",
+    "FerretImageProcessor",
     "FerretLlamaTokenizer",
     "FerretModel",
     "FerretProcessor",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Literal
 
 from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, PreTrainedConfig
@@ -35,9 +36,9 @@ class FerretConfig(PreTrainedConfig):
     model_type = "ferret"
     sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # noqa: RUF012 (transformers' own convention)
 
-    vision_config: dict | PreTrainedConfig | None = None
+    vision_config: Any = None
     """A CLIP (`clip_vision_model`) or convolutional-stem (`conv_stem_vision`) tower."""
-    text_config: dict | PreTrainedConfig | None = None
+    text_config: Any = None
     """A LLaMA decoder."""
     vision_feature_layer: int = -2
     """Which hidden state of the tower is the feature map; layers after it are never run."""
@@ -68,8 +69,10 @@ class FerretConfig(PreTrainedConfig):
         if not -layers - 1 <= self.vision_feature_layer <= layers:
             raise ValueError(f"vision_feature_layer must be in [{-layers - 1}, {layers}], got {self.vision_feature_layer}")
         points = (self.sampler_points, *self.sampler_stages)
-        if any(after >= before for before, after in zip(points, points[1:], strict=False)):
-            raise ValueError(f"sampler_stages must decrease from sampler_points {self.sampler_points}, got {self.sampler_stages}")
+        if any(after >= before for before, after in pairwise(points)):
+            raise ValueError(
+                f"sampler_stages must decrease from sampler_points {self.sampler_points}, got {self.sampler_stages}"
+            )
         if self.sampler_neighbors > min(points[:-1]):
             raise ValueError(f"sampler_neighbors must be at most {min(points[:-1])}, got {self.sampler_neighbors}")
 

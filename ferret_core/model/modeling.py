@@ -139,6 +139,8 @@ class FerretModel(FerretPreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """Hidden states of a batch; see `FerretForConditionalGeneration.forward`."""
         if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("give input_ids or inputs_embeds")
             inputs_embeds = self.embed_inputs(input_ids, pixel_values, region_points)
         return self.language_model(
             inputs_embeds=inputs_embeds,
@@ -159,6 +161,7 @@ class FerretModel(FerretPreTrainedModel):
                 flat = input_ids.flatten()
                 images_before = (flat == self.config.image_token_id).cumsum(0) // self.config.num_patches
                 image_index = images_before[flat == self.config.region_token_id] - 1
+                _check_counts(len(image_index), "<region_fea> tokens", len(region_points), "regions")
                 region_features = self.encode_regions(image_features, region_points, image_index)
         return self.embed_prompt(input_ids, image_features, region_features)
 
@@ -249,10 +252,13 @@ class FerretForConditionalGeneration(FerretPreTrainedModel, GenerationMixin):
         return super().generate(shown, inputs_embeds=embeddings, attention_mask=attention_mask, **kwargs)
 
 
-def _replace(embeddings: Tensor, where: Tensor, values: Tensor | None, tokens: str, things: str) -> Tensor:
-    given, expected = 0 if values is None else len(values), int(where.sum())
+def _check_counts(expected: int, tokens: str, given: int, things: str) -> None:
     if given != expected:
         raise ValueError(f"the prompt has {expected} {tokens}, but {given} {things} were given")
+
+
+def _replace(embeddings: Tensor, where: Tensor, values: Tensor | None, tokens: str, things: str) -> Tensor:
+    _check_counts(int(where.sum()), tokens, 0 if values is None else len(values), things)
     if values is None:
         return embeddings
     return embeddings.masked_scatter(where[..., None], values.to(embeddings.dtype))

@@ -18,12 +18,22 @@ from ferret_core.model.tokenizer import FerretLlamaTokenizer
 from ferret_core.prompt import IMAGE_TOKEN, REGION_TOKEN
 
 
+class FerretImageProcessor(CLIPImageProcessorPil):
+    """CLIP's preprocessing without its crop: to RGB, squashed to a square (bicubic, aspect ratio not kept), normalised."""
+
+    do_center_crop = False
+
+    def __call__(self, images: Sequence[Image.Image], **kwargs: Any) -> BatchFeature:
+        # PIL's own conversion: transparency is dropped, not blended with white as transformers would.
+        return super().__call__([image.convert("RGB") for image in images], **kwargs)
+
+
 class FerretProcessor(ProcessorMixin):
     """Image processor and tokenizer of a Ferret, with what they must know of its configuration."""
 
     def __init__(
         self,
-        image_processor: CLIPImageProcessorPil,
+        image_processor: FerretImageProcessor,
         tokenizer: Any,
         num_patches: int = 576,
         image_token_id: int = -200,
@@ -33,7 +43,7 @@ class FerretProcessor(ProcessorMixin):
     ) -> None:
         """
         Args:
-            image_processor: resizes to a square without keeping the aspect ratio, and normalises.
+            image_processor: makes pixel values.
             tokenizer: has `<region_fea>` among its added tokens and starts a text with BOS.
             num_patches: tokens that an image takes.
             image_token_id: the id they have.
@@ -52,7 +62,7 @@ class FerretProcessor(ProcessorMixin):
         """The processor that goes with a model configuration."""
         side = config.vision_config.image_size
         return cls(
-            CLIPImageProcessorPil(size={"height": side, "width": side}, do_center_crop=False),
+            FerretImageProcessor(size={"height": side, "width": side}),
             tokenizer,
             num_patches=config.num_patches,
             image_token_id=config.image_token_id,
@@ -123,8 +133,8 @@ class FerretProcessor(ProcessorMixin):
         return ids
 
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Pixel values float32 `(images, 3, S, S)`: squashed to a square (bicubic), then CLIP's normalisation."""
-        return self.image_processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
+        """Pixel values float32 `(images, 3, S, S)`."""
+        return self.image_processor(images, return_tensors="pt")["pixel_values"]
 
     def encode_region(self, region: Region, size: ImageSize, generator: torch.Generator | None = None) -> Tensor:
         """Points `(P, 2)` of one region, see `sample_points`. Raises `RegionError` if it does not fit the image."""
@@ -134,8 +144,7 @@ class FerretProcessor(ProcessorMixin):
         """For each `<region_fea>` of the texts, the number of the image before it."""
         owners, images = [], 0
         for text in texts:
-            first, *rest = text.split(IMAGE_TOKEN)
-            for piece in rest:
+            for piece in text.split(IMAGE_TOKEN)[1:]:
                 owners += [images] * piece.count(REGION_TOKEN)
                 images += 1
         return owners

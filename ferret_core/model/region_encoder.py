@@ -15,6 +15,8 @@ pair (1.8 instead of 24 GFLOP a region at d = 1024) and the result is the same u
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from typing import cast
 
 import numpy as np
 import torch
@@ -208,7 +210,7 @@ class SpatialAwareSampler(nn.Module):
             plain: evaluate the stages pair by pair.
         """
         x = read_features(features, points, image_index, self.transposed).to(features.dtype)
-        for stage in self.stages:
+        for stage in cast(Iterable[SamplerStage], self.stages):
             anchors, neighbors = stage.choose(points)
             x = (stage.forward_plain if plain else stage)(x, points, anchors, neighbors)
             points = _take(points, anchors)

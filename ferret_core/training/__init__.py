@@ -1,0 +1,1 @@
+"""Training: configuration, samples, tasks, optimiser, loop."""

@@ -28,6 +28,8 @@ class TrainConfig:
     """Images a step."""
     turns: int = 7
     """Questions about each image."""
+    max_length: int = 2048
+    """Most tokens of a sample; the last questions of a longer conversation are left out."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """`muon` updates the matrices inside the network with Muon, the rest with AdamW."""
     learning_rate: float = 1e-3

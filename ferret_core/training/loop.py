@@ -47,7 +47,7 @@ def train(config: TrainConfig) -> Path:
         for parameter in task.module.parameters():  # not the buffers: rotary frequencies must stay exact
             parameter.data = parameter.data.bfloat16()
     if device.type == "cpu":
-        task.module.to(memory_format=torch.channels_last)
+        task.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = MasterOptimizer(task.module, config)
     step = _resume(output / "checkpoint", task.module, optimizer)
 
@@ -133,7 +133,7 @@ def evaluate(task: Task, config: TrainConfig, device: torch.device) -> dict[str,
 
 def _batches(task: Task, config: TrainConfig, step: int) -> Iterator[Batch]:
     """The batches of steps `step`, `step + 1`, ... up to the end of the run."""
-    indices = [range(i * config.batch_size, (i + 1) * config.batch_size) for i in range(step, config.steps)]
+    indices = [list(range(i * config.batch_size, (i + 1) * config.batch_size)) for i in range(step, config.steps)]
     return iter(
         DataLoader(
             task.dataset("train", config),
@@ -147,7 +147,8 @@ def _batches(task: Task, config: TrainConfig, step: int) -> Iterator[Batch]:
 
 def _quiet_worker(_: int) -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    for number in (signal.SIGINT, signal.SIGTERM):  # may reach the whole process group; the parent decides when to stop
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _to_device(batch: Batch, device: torch.device, module: nn.Module) -> Batch:
@@ -179,5 +180,3 @@ def _resume(directory: Path, module: nn.Module, optimizer: MasterOptimizer) -> i
             optimizer.load_state_dict(state)
             return int(state["step"])
     return 0
-
-

@@ -94,5 +94,7 @@ class MasterOptimizer:
 def _inner_matrices(module: nn.Module) -> set[str]:
     """Weights of linear and convolution layers, but for the last one, which faces the labels."""
     return {
-        f"{name}.weight" for name, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d) and "head" not in name
+        f"{name}.weight"
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d) and "head" not in name
     }

@@ -33,14 +33,25 @@ class Sample:
     """float32 `(R, P, 2)`."""
 
 
-def build_sample(example: Example, processor: FerretProcessor, generator: torch.Generator | None = None) -> Sample:
-    """The training sample of a record and its image."""
+def build_sample(
+    example: Example, processor: FerretProcessor, max_length: int, generator: torch.Generator | None = None
+) -> Sample:
+    """The training sample of a record and its image, with as many of its turns as fit.
+
+    Raises `ValueError` if not even the first turn does: nothing is cut in the middle, least of all the image.
+    """
     record = example.record
     turns = [Turn(t.question, write_boxes(t.answer or "", record.boxes, record.size)) for t in record.turns]
-    prompt, regions = build_prompt(turns, dict(enumerate(record.regions)), record.size)
-    before, after = prompt.split(IMAGE_TOKEN)
-    head = torch.tensor(processor.encode_text(before + IMAGE_TOKEN))
-    tail = processor.tokenizer(after, return_offsets_mapping=True)
+    while True:
+        prompt, regions = build_prompt(turns, dict(enumerate(record.regions)), record.size)
+        before, after = prompt.split(IMAGE_TOKEN)
+        head = torch.tensor(processor.encode_text(before + IMAGE_TOKEN))
+        tail = processor.tokenizer(after, return_offsets_mapping=True)
+        if len(head) + len(tail.input_ids) - 1 <= max_length:
+            break
+        turns.pop()
+        if not turns:
+            raise ValueError(f"record {record.id}: its first turn is longer than max_length = {max_length}")
     ids = torch.tensor(tail.input_ids[1:])  # without its BOS
     labels = torch.full_like(ids, IGNORE_INDEX)
     offsets = torch.tensor(tail.offset_mapping[1:])
@@ -70,8 +81,11 @@ def collate(samples: Sequence[Sample]) -> dict[str, Tensor]:
 class InstructionDataset(Dataset[Sample]):
     """Playground conversations, made on the fly; sample i is a function of (split, i)."""
 
-    def __init__(self, split: str, processor: FerretProcessor, turns: int, first: int = 0, length: int = 2**31) -> None:
-        self.split, self.processor, self.turns, self.first, self.length = split, processor, turns, first, length
+    def __init__(
+        self, split: str, processor: FerretProcessor, turns: int, max_length: int, first: int = 0, length: int = 2**31
+    ) -> None:
+        self.split, self.processor, self.turns, self.max_length = split, processor, turns, max_length
+        self.first, self.length = first, length
 
     def __len__(self) -> int:
         return self.length
@@ -79,7 +93,7 @@ class InstructionDataset(Dataset[Sample]):
     def __getitem__(self, i: int) -> Sample:
         index = self.first + i
         example = playground_example(self.split, index, self.turns)
-        return build_sample(example, self.processor, torch.Generator().manual_seed(index))
+        return build_sample(example, self.processor, self.max_length, torch.Generator().manual_seed(index))
 
 
 class DenseDataset(Dataset[dict[str, Tensor]]):

@@ -1,6 +1,6 @@
 """The playground: a small picture world in which a small Ferret can refer and ground.
 
-    example = playground_example("test", 7)      # a Record and its picture, a function of (split, index)
+example = playground_example("test", 7)      # a Record and its picture, a function of (split, index)
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-
 SPRITES = Path(__file__).parent / "sprites"
 
 # category: code point, name; ...
@@ -102,7 +101,7 @@ class Thing:
 
     @property
     def plural(self) -> str:
-        """"dogs"; for a name that has no plural, the name."""
+        """ "dogs"; for a name that has no plural, the name."""
         return _PLURALS.get(self.name, self.name + "s") if self.countable else self.name
 
     @property
@@ -112,7 +111,7 @@ class Thing:
 
     @property
     def verb(self) -> str:
-        """"is", or "are" for a name that is a plural."""
+        """ "is", or "are" for a name that is a plural."""
         return "are" if self.name in _PLURAL_NAMES else "is"
 
 

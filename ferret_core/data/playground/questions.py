@@ -88,7 +88,7 @@ class Interview:
 
     def point(self, i: int) -> str:
         """Points at object i with a random gesture: `[regionN]`."""
-        gesture = self.gestures[self.rng.integers(len(self.gestures))]
+        gesture = self.gestures[int(self.rng.integers(len(self.gestures)))]
         self.regions.append(point_at(self.scene.mask_of(i), gesture, self.rng))
         return f"[region{len(self.regions) - 1}]"
 
@@ -99,7 +99,7 @@ class Interview:
 
     def pick(self, templates: Sequence[str]) -> str:
         """One of several phrasings."""
-        return templates[self.rng.integers(len(templates))]
+        return templates[int(self.rng.integers(len(templates)))]
 
     # ---- the kinds of questions: each returns a turn, or None if the scene does not lend itself to it ----
 

@@ -1,0 +1,49 @@
+"""The command line: `ferret COMMAND`.
+
+Commands of other packages join through the entry-point group `ferret.commands`, so that this one need not know them.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
+
+import typer
+
+from ferret_core.cli import ask, data, evaluate, train
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Point at anything in a picture, ask, and get an answer with boxes.",
+)
+app.command("ask")(ask.ask)
+app.command("train")(train.train)
+app.add_typer(data.app, name="data")
+app.add_typer(evaluate.app, name="eval")
+
+
+def main() -> None:
+    """Runs the command line; what a user can mend is one line on standard error, not a traceback."""
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    for entry in entry_points(group="ferret.commands"):
+        try:
+            app.command(entry.name)(entry.load())
+        except ModuleNotFoundError as error:
+            app.command(entry.name)(_missing(entry.name, str(error.name)))
+    try:
+        app()
+    except (ValueError, LookupError, OSError, RuntimeError) as error:
+        print(f"ferret: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _missing(name: str, module: str) -> Callable[[], None]:
+    def command() -> None:
+        raise RuntimeError(f"`ferret {name}` needs {module}: pip install 'ferret-platform[serve]'")
+
+    command.__doc__ = f"(Not installed: needs {module}.)"
+    return command

@@ -1,0 +1,50 @@
+"""Token ids to text while they come: only whole characters, no stop text, no white space at either end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Detokenizer:
+    """Turns the growing list of an answer's tokens into pieces of text.
+
+    Text is held back while it may still change: an unfinished character, trailing white space, or what could be the
+    beginning of a stop text.
+    """
+
+    def __init__(self, tokenizer: Any, stop: tuple[str, ...] = ()) -> None:
+        self.tokenizer, self.stop = tokenizer, stop
+        self.tokens: list[int] = []
+        self.text = ""
+        """All text so far, without what is held back."""
+        self.stopped = False
+        """A stop text was met; nothing more will come."""
+
+    def feed(self, token: int) -> str:
+        """Takes the next token; returns the text that became certain."""
+        self.tokens.append(token)
+        decoded = self.tokenizer.decode(self.tokens, skip_special_tokens=True).lstrip()
+        found = [at for at in (decoded.find(text) for text in self.stop) if at >= 0]
+        if found:
+            self.stopped = True
+            return self._advance(decoded[: min(found)].rstrip())
+        certain = decoded.rstrip("�").rstrip()
+        held = max((_overlap(certain, text) for text in self.stop), default=0)
+        return self._advance(certain[: len(certain) - held])
+
+    def finish(self) -> str:
+        """The text that was still held back when the answer ended."""
+        if self.stopped:
+            return ""
+        return self._advance(self.tokenizer.decode(self.tokens, skip_special_tokens=True).strip())
+
+    def _advance(self, text: str) -> str:
+        if len(text) <= len(self.text):
+            return ""
+        piece, self.text = text[len(self.text) :], text
+        return piece
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that is a beginning of `stop`."""
+    return next((n for n in range(min(len(text), len(stop)), 0, -1) if text.endswith(stop[:n])), 0)

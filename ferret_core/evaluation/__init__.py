@@ -1,0 +1,1 @@
+"""How good a checkpoint is, on questions it has never seen."""

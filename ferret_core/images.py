@@ -1,0 +1,82 @@
+"""Opening images that somebody sent: checked before they are decoded, upright, RGB."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_BYTES = 20 * 2**20
+MAX_PIXELS = 50_000_000
+MIN_SIDE, MAX_ASPECT = 8, 100
+
+ImageSource = str | Path | bytes | Image.Image
+
+
+class ImageError(ValueError):
+    """Not an image we read, or a larger one than we accept. The message names the limit."""
+
+
+def read_image_bytes(source: str | Path | bytes, max_bytes: int = MAX_BYTES) -> bytes:
+    """The encoded image. Raises `ImageError` if it is larger than `max_bytes`; `FileNotFoundError` for a missing file."""
+    if not isinstance(source, bytes):
+        path = Path(source)
+        if not path.is_file():
+            raise FileNotFoundError(f"image: no such file: {path}")
+        size = path.stat().st_size
+        source = b"" if size > max_bytes else path.read_bytes()
+    else:
+        size = len(source)
+    if size > max_bytes:
+        raise ImageError(f"image: {size:,} bytes; at most {max_bytes:,} are accepted")
+    return source
+
+
+def open_image(source: ImageSource, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An upright RGB image (EXIF rotation applied) from a path, encoded bytes or a PIL image.
+
+    Raises:
+        ImageError: not an image, truncated, too many bytes or pixels, or absurdly shaped.
+        FileNotFoundError: a path that does not exist.
+    """
+    if isinstance(source, Image.Image):
+        image = source
+        _check_shape(image, max_pixels)
+    else:
+        data = read_image_bytes(source, max_bytes)
+        try:
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+            raise ImageError(f"image: not one of {', '.join(FORMATS)}") from error
+        _check_shape(image, max_pixels)  # by the header, before any pixel is decoded
+    try:
+        image.load()
+        image = ImageOps.exif_transpose(image) or image
+        return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ImageError(f"image: truncated or damaged ({error})") from error
+
+
+def encode_image(source: ImageSource) -> bytes:
+    """Encoded bytes of an image: a file's or the given ones as they are, a PIL image as PNG."""
+    if isinstance(source, Image.Image):
+        buffer = io.BytesIO()
+        source.save(buffer, "PNG")
+        return buffer.getvalue()
+    return read_image_bytes(source)
+
+
+def image_id(data: bytes) -> str:
+    """Content id of an encoded image: `sha256:` and the digest."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _check_shape(image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(f"image: {width} x {height} pixels; at most {max_pixels:,} pixels are accepted")
+    if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(width, height):
+        raise ImageError(f"image: {width} x {height} pixels; sides must be at least {MIN_SIDE}, and at most {MAX_ASPECT} : 1")

@@ -1,0 +1,185 @@
+"""The platform on one machine: start it, stop it, look at it.
+
+`Platform` runs Ray, Ray Serve and the application as children of this process, and leaves none of them behind. While it
+runs, `state_file()` tells other processes where it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+from services.settings import RAY_ENVIRONMENT, PlatformSettings
+
+APPLICATION = "ferret"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where a running platform is."""
+
+    pid: int
+    grpc_port: int
+    http_port: int
+    ray_address: str
+    started: float
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process still runs."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+
+def state_file() -> Path:
+    """Of this user's platform: in `$FERRET_HOME`, by default `~/.ferret`."""
+    return Path(os.environ.get("FERRET_HOME") or Path.home() / ".ferret") / "platform.json"
+
+
+def read_state() -> State | None:
+    """The running platform, or None."""
+    try:
+        state = State(**json.loads(state_file().read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+    return state if state.alive else None
+
+
+class Platform:
+    """A local platform, up inside a `with` block."""
+
+    def __init__(
+        self,
+        settings: PlatformSettings,
+        host: str = "127.0.0.1",
+        grpc_port: int = 9000,
+        http_port: int = 8000,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """
+        Args:
+            settings: of the application.
+            host: address to listen on for HTTP; gRPC listens on all of this machine's.
+            grpc_port: of `FerretService`.
+            http_port: of Serve's HTTP proxy.
+            log: takes lines about the progress of starting and stopping.
+        """
+        self.settings, self.host, self.grpc_port, self.http_port, self.log = settings, host, grpc_port, http_port, log
+
+    def __enter__(self) -> Self:
+        if running := read_state():
+            raise RuntimeError(f"a platform is already up (process {running.pid}); stop it with `ferret down`")
+        for name, port in (("--port", self.grpc_port), ("--http-port", self.http_port)):
+            _check_free(name, port)
+        os.environ.update({name: value for name, value in RAY_ENVIRONMENT.items() if name not in os.environ})
+        self.log("starting Ray")
+        import ray  # after the environment is set, and only where a platform is really started
+        from ray import serve
+        from ray.serve.config import HTTPOptions, gRPCOptions
+
+        from services.app import GRPC_SERVICERS, build
+
+        self._ray_directory = tempfile.TemporaryDirectory(prefix="ferret-", ignore_cleanup_errors=True)
+        try:
+            context = ray.init(
+                address="local",
+                include_dashboard=False,
+                logging_level="WARNING",
+                log_to_driver=False,
+                object_store_memory=256 * 2**20,
+                _temp_dir=self._ray_directory.name,
+            )
+            self.log("starting Ray Serve")
+            serve.start(
+                http_options=HTTPOptions(host=self.host, port=self.http_port),
+                grpc_options=gRPCOptions(port=self.grpc_port, grpc_servicer_functions=GRPC_SERVICERS),
+            )
+            self.log(f"loading {', '.join(self.settings.models)}")
+            serve.run(build(self.settings), name=APPLICATION, logging_config={"enable_access_log": False})
+            state = State(os.getpid(), self.grpc_port, self.http_port, context.address_info["gcs_address"], time.time())
+            state_file().parent.mkdir(parents=True, exist_ok=True)
+            state_file().write_text(json.dumps(asdict(state)))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+        from ray import serve
+
+        self.log("stopping")
+        state_file().unlink(missing_ok=True)
+        with suppress(Exception):
+            serve.shutdown()
+        ray.shutdown()
+        self._ray_directory.cleanup()
+
+
+def serve_until_stopped(platform: Platform, ready: Callable[[], Any]) -> None:
+    """Brings a platform up, calls `ready`, and takes it down on SIGINT or SIGTERM, also while it is still starting."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)  # one is enough: stopping must not be cut short
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    with suppress(KeyboardInterrupt), platform:
+        ready()
+        while True:
+            signal.pause()
+
+
+def stop_platform(timeout: float = 60.0) -> bool:
+    """Stops this user's platform; False if none was up. Raises `TimeoutError` if it does not end in time."""
+    state = read_state()
+    if state is None:
+        return False
+    os.kill(state.pid, signal.SIGTERM)
+    deadline = time.monotonic() + timeout
+    while state.alive:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the platform (process {state.pid}) did not end within {timeout:.0f} s")
+        time.sleep(0.2)
+    return True
+
+
+def deployments(state: State) -> dict[str, dict[str, Any]]:
+    """Status and replicas by deployment of a running platform, asked of Ray Serve itself."""
+    os.environ.update({name: value for name, value in RAY_ENVIRONMENT.items() if name not in os.environ})
+    import ray
+    from ray import serve
+
+    ray.init(address=state.ray_address, logging_level="ERROR", log_to_driver=False)
+    try:
+        application = serve.status().applications[APPLICATION]
+        return {
+            name: {"status": deployment.status.value, "replicas": dict(deployment.replica_states)}
+            for name, deployment in application.deployments.items()
+        }
+    finally:
+        ray.shutdown()
+
+
+def _check_free(name: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise RuntimeError(f"port {port} is taken; choose another with {name}") from None

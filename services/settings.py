@@ -1,0 +1,81 @@
+"""Configuration of the platform: the typed arguments of the Serve application, and Ray's environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ferret_core.checkpoint import bundled
+from ferret_core.images import MAX_BYTES, MAX_PIXELS
+
+MESSAGE_BYTES = 64 * 2**20
+
+# Must be set on every node before Ray starts (measured and explained in docs/platform.md).
+RAY_ENVIRONMENT = {
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",  # deployments talk gRPC to each other, not actor calls
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MESSAGE_BYTES),  # feature maps outgrow the default of 4 MB
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead proxy is back in seconds
+    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+}
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown names are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DeploymentSettings(Settings):
+    """Size of one deployment."""
+
+    min_replicas: int = Field(1, ge=0, description="Replicas when idle.")
+    max_replicas: int = Field(1, ge=1, description="Replicas under load.")
+    target_ongoing_requests: float = Field(4, gt=0, description="Requests a replica should have; more start another.")
+    max_ongoing_requests: int = Field(32, ge=1, description="Requests a replica takes at a time.")
+    max_queued_requests: int = Field(128, ge=-1, description="Requests that wait for a replica; more are refused.")
+    num_cpus: float = Field(0.1, ge=0, description="CPU cores that Ray reserves for a replica.")
+    num_gpus: float = Field(0, ge=0, description="GPUs that Ray reserves for a replica.")
+    threads: int = Field(1, ge=1, description="CPU threads a replica computes with.")
+
+    def options(self, name: str) -> dict[str, Any]:
+        """As arguments of `Deployment.options`."""
+        return {
+            "name": name,
+            "autoscaling_config": {
+                "min_replicas": self.min_replicas,
+                "max_replicas": self.max_replicas,
+                "target_ongoing_requests": self.target_ongoing_requests,
+            },
+            "max_ongoing_requests": self.max_ongoing_requests,
+            "max_queued_requests": self.max_queued_requests,
+            "ray_actor_options": {
+                "num_cpus": self.num_cpus,
+                "num_gpus": self.num_gpus,
+                "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(self.threads)}},
+            },
+        }
+
+
+class ModelSettings(Settings):
+    """One model and its three stages."""
+
+    path: str = Field(description="A bundled checkpoint, a directory, or a name on the hub.")
+    dtype: str | None = Field(None, description="bfloat16, float16 or float32; by default bfloat16 on a GPU, else float32.")
+    image_encoder: DeploymentSettings = DeploymentSettings()
+    region_sampler: DeploymentSettings = DeploymentSettings()
+    llm_decoder: DeploymentSettings = DeploymentSettings(max_ongoing_requests=64)
+
+
+class PlatformSettings(Settings):
+    """The whole application."""
+
+    models: dict[str, ModelSettings] = Field(
+        {bundled.DEFAULT: ModelSettings(path=bundled.DEFAULT)}, min_length=1, description="By name; the first is the default."
+    )
+    gateway: DeploymentSettings = DeploymentSettings(max_ongoing_requests=256)
+    image_directory: str = Field("/tmp/ferret/images", description="Where images are kept between questions.")
+    image_directory_bytes: int = Field(2 * 2**30, ge=1, description="The least recently used go when it outgrows this.")
+    max_image_bytes: int = Field(MAX_BYTES, ge=1, description="Largest encoded image.")
+    max_image_pixels: int = Field(MAX_PIXELS, ge=1, description="Largest decoded image.")
+    max_regions: int = Field(64, ge=1, description="Most regions of one request.")

@@ -1,0 +1,58 @@
+"""Where images are kept between questions."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from ferret_core.images import image_id
+
+
+class ImageStore:
+    """Encoded images by content id, in a directory that every replica on the machine shares.
+
+    Writing is atomic and idempotent. The least recently used images go when the directory outgrows `max_bytes`.
+    """
+
+    def __init__(self, directory: str | Path, max_bytes: int = 2 * 2**30) -> None:
+        self.directory = Path(directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.max_bytes = max_bytes
+
+    def put(self, data: bytes) -> str:
+        """Stores an image; returns its id."""
+        name = image_id(data)
+        path = self._path(name)
+        if path.exists():
+            os.utime(path)
+            return name
+        with tempfile.NamedTemporaryFile(dir=self.directory, delete=False) as file:
+            file.write(data)
+        os.replace(file.name, path)
+        self._evict()
+        return name
+
+    def get(self, name: str) -> bytes | None:
+        """The image with an id, or None if it is not, or no longer, here."""
+        path = self._path(name)
+        try:
+            data = path.read_bytes()
+            os.utime(path)
+        except FileNotFoundError:
+            return None
+        return data
+
+    def _path(self, name: str) -> Path:
+        # Only the hexadecimal digest reaches the file system, whatever a client sent.
+        digest = name.removeprefix("sha256:")
+        return self.directory / (digest if len(digest) == 64 and all(c in "0123456789abcdef" for c in digest) else "unknown")
+
+    def _evict(self) -> None:
+        files = sorted(((path.stat(), path) for path in self.directory.iterdir()), key=lambda entry: entry[0].st_mtime)
+        total = sum(status.st_size for status, _ in files)
+        for status, path in files[:-1]:
+            if total <= self.max_bytes:
+                break
+            path.unlink(missing_ok=True)
+            total -= status.st_size

@@ -1,0 +1,155 @@
+"""Messages of `ferret.v1` to and from the types of `ferret_core`. The only place that knows both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from ferret.v1 import ferret_pb2, llm_decoder_pb2, regions_pb2, sampling_pb2, tensor_pb2
+from torch import Tensor
+
+from ferret_core.answer import AnswerEvent, Finish, FinishReason, TextDelta, Usage
+from ferret_core.engine import Delta, SamplingParams
+from ferret_core.geometry import BRUSH_WIDTH, Box, ImageSize, Mask, Point, Polygon, Region, RegionError, Scribble
+from ferret_core.grounding import Span
+
+_DTYPES = {
+    tensor_pb2.Tensor.TYPE_FLOAT32: torch.float32,
+    tensor_pb2.Tensor.TYPE_FLOAT16: torch.float16,
+    tensor_pb2.Tensor.TYPE_BFLOAT16: torch.bfloat16,
+}
+_TYPES = {dtype: kind for kind, dtype in _DTYPES.items()}
+
+_REASONS: dict[FinishReason, sampling_pb2.FinishReason] = {
+    "stop": sampling_pb2.FINISH_REASON_STOP,
+    "length": sampling_pb2.FINISH_REASON_LENGTH,
+}
+_REASON_NAMES = {value: name for name, value in _REASONS.items()}
+
+
+def region_to_proto(region: Region) -> regions_pb2.Region:
+    """A region as its message."""
+    match region:
+        case Point(x, y):
+            return regions_pb2.Region(point=regions_pb2.Point(x=x, y=y))
+        case Box():
+            return regions_pb2.Region(box=_box_to_proto(region))
+        case Polygon(points):
+            return regions_pb2.Region(polygon=regions_pb2.Polygon(points=_points_to_proto(points)))
+        case Scribble(points, width):
+            return regions_pb2.Region(scribble=regions_pb2.Scribble(points=_points_to_proto(points), width=width))
+        case Mask(size, counts):
+            return regions_pb2.Region(mask=regions_pb2.Mask(width=size.width, height=size.height, counts=counts))
+
+
+def region_from_proto(message: regions_pb2.Region) -> Region:
+    """Inverse of `region_to_proto`. Raises `RegionError` if no shape is set."""
+    match message.WhichOneof("shape"):
+        case "point":
+            return Point(message.point.x, message.point.y)
+        case "box":
+            return _box_from_proto(message.box)
+        case "polygon":
+            return Polygon(tuple((p.x, p.y) for p in message.polygon.points))
+        case "scribble":
+            return Scribble(tuple((p.x, p.y) for p in message.scribble.points), message.scribble.width or BRUSH_WIDTH)
+        case "mask":
+            return Mask(ImageSize(message.mask.width, message.mask.height), message.mask.counts)
+    raise RegionError("shape: one of point, box, polygon, scribble or mask must be set")
+
+
+def tensor_to_proto(tensor: Tensor) -> tensor_pb2.Tensor:
+    """Any float tensor, bit for bit."""
+    data = tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    return tensor_pb2.Tensor(type=_TYPES[tensor.dtype], shape=tensor.shape, data=data)
+
+
+def tensor_from_proto(message: tensor_pb2.Tensor) -> Tensor:
+    """Inverse of `tensor_to_proto`."""
+    return torch.frombuffer(bytearray(message.data), dtype=_DTYPES[message.type]).reshape(tuple(message.shape))
+
+
+def sampling_to_proto(**settings: Any) -> sampling_pb2.Sampling:
+    """Settings of `SamplingParams`; those not given stay unset, so that the server's defaults hold."""
+    return sampling_pb2.Sampling(**settings)
+
+
+def sampling_from_proto(message: sampling_pb2.Sampling) -> SamplingParams:
+    """Raises `ValueError` naming the setting that is out of range."""
+    settings = {field.name: value for field, value in message.ListFields()}
+    return SamplingParams(**settings | {"stop": tuple(message.stop)})
+
+
+def delta_to_proto(delta: Delta) -> llm_decoder_pb2.DecodeResponse:
+    """One step of the decoder."""
+    reason = _REASONS[delta.finish_reason] if delta.finish_reason else sampling_pb2.FINISH_REASON_UNSPECIFIED
+    return llm_decoder_pb2.DecodeResponse(text=delta.text, tokens=delta.tokens, finish_reason=reason)
+
+
+def delta_from_proto(message: llm_decoder_pb2.DecodeResponse) -> Delta:
+    """Inverse of `delta_to_proto`."""
+    return Delta(message.text, message.tokens, _REASON_NAMES.get(message.finish_reason))
+
+
+def event_to_proto(event: AnswerEvent, image_id: str, model: str) -> ferret_pb2.ChatResponse:
+    """One event of an answer; the finish also names the image and the model."""
+    match event:
+        case TextDelta(text):
+            return ferret_pb2.ChatResponse(text_delta=ferret_pb2.TextDelta(text=text))
+        case Span():
+            span = ferret_pb2.Span(
+                phrase=event.phrase,
+                box=_box_to_proto(event.box),
+                start=event.start,
+                end=event.end,
+                box_start=event.box_start,
+                box_end=event.box_end,
+            )
+            return ferret_pb2.ChatResponse(span=span)
+        case Finish(reason, usage):
+            finish = ferret_pb2.Finish(
+                reason=_REASONS[reason],
+                usage=ferret_pb2.Usage(
+                    prompt_tokens=usage.prompt_tokens,
+                    completion_tokens=usage.completion_tokens,
+                    dropped_turns=usage.dropped_turns,
+                ),
+                image_id=image_id,
+                model=model,
+            )
+            return ferret_pb2.ChatResponse(finish=finish)
+
+
+def event_from_proto(message: ferret_pb2.ChatResponse) -> AnswerEvent:
+    """Inverse of `event_to_proto`. Raises `ValueError` for an event this version does not know."""
+    match message.WhichOneof("event"):
+        case "text_delta":
+            return TextDelta(message.text_delta.text)
+        case "span":
+            span = message.span
+            box = _box_from_proto(span.box)
+            return Span(span.phrase, box, span.start, span.end, span.box_start, span.box_end)
+        case "finish":
+            usage = message.finish.usage
+            return Finish(
+                _REASON_NAMES[message.finish.reason],
+                Usage(
+                    prompt_tokens=usage.prompt_tokens,
+                    completion_tokens=usage.completion_tokens,
+                    dropped_turns=usage.dropped_turns,
+                ),
+            )
+    raise ValueError("the server sent an event that this client does not know; update the client")
+
+
+def _box_to_proto(box: Box) -> regions_pb2.Box:
+    return regions_pb2.Box(x1=box.x1, y1=box.y1, x2=box.x2, y2=box.y2)
+
+
+def _box_from_proto(message: regions_pb2.Box) -> Box:
+    return Box(message.x1, message.y1, message.x2, message.y2)
+
+
+def _points_to_proto(points: Iterable[tuple[float, float]]) -> list[regions_pb2.Point]:
+    return [regions_pb2.Point(x=x, y=y) for x, y in points]
