@@ -1,51 +1,84 @@
-"""`ferret up`, `ferret down`, `ferret status`."""
+"""`ferret up`, `ferret demo`, `ferret down`, `ferret status`."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import yaml
 
+from ferret_core.data.playground.example import EXAMPLE_PICTURE, EXAMPLE_POINT
+from ferret_core.geometry import ImageSize, Point
+from ferret_core.images import open_image
+from ferret_core.overlay import draw_overlay
 from services.client import FerretClient, ServerError
 from services.platform import Platform, deployments, read_state, serve_until_stopped, stop_platform
-from services.settings import ModelSettings, PlatformSettings
+from services.settings import PlatformSettings
+
+
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="A bundled checkpoint, or NAME=PATH; may be repeated.", envvar="FERRET_MODEL"),
+]
+Config = Annotated[Path | None, typer.Option(help="YAML of the platform's settings, see docs/platform.md.", exists=True)]
+Port = Annotated[int, typer.Option(help="Port of gRPC; it listens on every interface.", envvar="FERRET_PORT")]
+HttpPort = Annotated[int, typer.Option(help="Port of HTTP.", envvar="FERRET_HTTP_PORT")]
+Host = Annotated[str, typer.Option(help="Address that HTTP listens on.", envvar="FERRET_HOST")]
 
 
 def up(
-    model: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=PATH of a model to serve, or a bundled name; may be repeated.", envvar="FERRET_MODEL"),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="YAML of the platform's settings, see docs/platform.md.", exists=True)
-    ] = None,
-    port: Annotated[int, typer.Option(help="Port of gRPC.", envvar="FERRET_PORT")] = 9000,
-    http_port: Annotated[int, typer.Option(help="Port of HTTP.", envvar="FERRET_HTTP_PORT")] = 8000,
-    host: Annotated[str, typer.Option(help="Address that HTTP listens on.", envvar="FERRET_HOST")] = "127.0.0.1",
+    models: Models = None, config: Config = None, port: Port = 9000, http_port: HttpPort = 8000, host: Host = "127.0.0.1"
 ) -> None:
     """Start the platform on this machine and serve until Ctrl-C.
 
-    Example: ferret up --model playground
+    Example: ferret up --model playground --model 7b=/weights/ferret-7b
     """
+    _serve(models, config, port, http_port, host)
+
+
+def demo(port: Port = 9000, http_port: HttpPort = 8000) -> None:
+    """Start the platform, ask a question about a bundled picture, and keep serving until Ctrl-C."""
+
+    def ask() -> None:
+        region, question = Point(*EXAMPLE_POINT), "What is [region0]?"
+        typer.echo(f"\npicture:  {EXAMPLE_PICTURE}")
+        typer.echo(f"question: {question}  (region0 is the point {EXAMPLE_POINT})")
+        with FerretClient(f"localhost:{port}") as client:
+            client.set_image(EXAMPLE_PICTURE)
+            answer = client.ask(question, [region])
+        typer.echo(f"answer:   {answer.text}")
+        for span in answer.spans:
+            typer.echo(f"          {span.phrase} is in the box {span.box.coordinates(ImageSize(0, 0))} of the picture")
+        draw_overlay(open_image(EXAMPLE_PICTURE), answer.spans, {0: region}).save("ferret-demo.png")
+        typer.echo("drawn:    ferret-demo.png\n")
+
+    _serve(None, None, port, http_port, "127.0.0.1", ask)
+
+
+def _serve(
+    models: list[str] | None,
+    config: Path | None,
+    port: int,
+    http_port: int,
+    host: str,
+    then: Callable[[], None] = lambda: None,
+) -> None:
     started = time.monotonic()
-    settings = _settings(config, model or [])
+    settings = _settings(config, models or [])
 
     def log(line: str) -> None:
         typer.echo(f"[{time.monotonic() - started:5.1f} s] {line}", err=True)
 
     def ready() -> None:
         log(f"ready: gRPC on localhost:{port}, models: {', '.join(settings.models)}")
-        typer.echo(f'try:  ferret ask IMAGE "What is [region0]?" --region point:X,Y --server localhost:{port}', err=True)
-        typer.echo("stop: Ctrl-C, or `ferret down`", err=True)
+        then()
+        typer.echo(f'ask:  ferret ask PICTURE "What is [region0]?" --region point:X,Y --server localhost:{port}', err=True)
+        typer.echo("stop: Ctrl-C, or ferret down", err=True)
 
-    try:
-        serve_until_stopped(Platform(settings, host, port, http_port, log), ready)
-    except RuntimeError as error:
-        typer.echo(f"ferret up: {error}", err=True)
-        raise typer.Exit(1) from None
+    serve_until_stopped(Platform(settings, host, port, http_port, log), ready)
 
 
 def down() -> None:
@@ -79,12 +112,8 @@ def _settings(config: Path | None, models: list[str]) -> PlatformSettings:
     values = yaml.safe_load(config.read_text()) or {} if config else {}
     if models:
         named = (entry.partition("=") for entry in models)
-        values["models"] = {name: ModelSettings(path=path or name) for name, _, path in named}
-    try:
-        return PlatformSettings(**values)
-    except ValueError as error:
-        typer.echo(f"ferret up: {error}", err=True)
-        raise typer.Exit(2) from None
+        values["models"] = {name: {"path": path or name} for name, _, path in named}
+    return PlatformSettings(**values)
 
 
 def _duration(seconds: float) -> str:

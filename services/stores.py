@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from pathlib import Path
 
 from ferret_core.images import image_id
@@ -25,11 +26,12 @@ class ImageStore:
         name = image_id(data)
         path = self._path(name)
         if path.exists():
-            os.utime(path)
+            _touch(path)
             return name
         with tempfile.NamedTemporaryFile(dir=self.directory, delete=False) as file:
             file.write(data)
         os.replace(file.name, path)
+        _touch(path)
         self._evict()
         return name
 
@@ -38,7 +40,7 @@ class ImageStore:
         path = self._path(name)
         try:
             data = path.read_bytes()
-            os.utime(path)
+            _touch(path)
         except FileNotFoundError:
             return None
         return data
@@ -56,3 +58,9 @@ class ImageStore:
                 break
             path.unlink(missing_ok=True)
             total -= status.st_size
+
+
+def _touch(path: Path) -> None:
+    """Marks a file as just used, finer than the file system's own clock ticks."""
+    now = time.time_ns()
+    os.utime(path, ns=(now, now))

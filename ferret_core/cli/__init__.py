@@ -6,6 +6,7 @@ Commands of other packages join through the entry-point group `ferret.commands`,
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -27,7 +28,7 @@ app.add_typer(evaluate.app, name="eval")
 
 
 def main() -> None:
-    """Runs the command line; what a user can mend is one line on standard error, not a traceback."""
+    """Runs the command line. An error is one line on standard error; FERRET_TRACEBACK=1 shows where it came from."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
     for entry in entry_points(group="ferret.commands"):
         try:
@@ -36,7 +37,9 @@ def main() -> None:
             app.command(entry.name)(_missing(entry.name, str(error.name)))
     try:
         app()
-    except (ValueError, LookupError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("FERRET_TRACEBACK"):
+            raise
         print(f"ferret: {error}", file=sys.stderr)
         raise SystemExit(1) from None
 

@@ -104,7 +104,9 @@ def nearest_neighbors(points: Tensor, anchors: Tensor, count: int) -> Tensor:
 
 
 def read_features(features: Tensor, points: Tensor, image_index: Tensor, transposed: bool = False) -> Tensor:
-    """Bilinear reading of feature maps at points, in float32: one pass over all points of an image, no copy of its map.
+    """Bilinear reading of feature maps at points, in float32: corners fall on the centres of the corner patches.
+
+    One weighted gather of four rows per point over all regions and images; no copy of a map for any region.
 
     Args:
         features: `(B, N, d)`, each a square map in row-major order.
@@ -115,16 +117,21 @@ def read_features(features: Tensor, points: Tensor, image_index: Tensor, transpo
     Returns:
         float32 `(R, P, d)`.
     """
-    batch, patches, width = features.shape
+    _, patches, width = features.shape
     side = int(patches**0.5)
-    maps = features.float().transpose(1, 2).reshape(batch, width, side, side)
-    grid = 2 * (points.flip(-1) if transposed else points).float() - 1
-    out = grid.new_zeros(*points.shape[:2], width)
-    for image in image_index.unique().tolist():
-        of_image = image_index == image
-        read = F.grid_sample(maps[image : image + 1], grid[of_image][None].nan_to_num(-3.0), align_corners=True)
-        out[of_image] = read[0].permute(1, 2, 0)
-    return out
+    place = (points.flip(-1) if transposed else points).float() * (side - 1)
+    valid = ~place.isnan()
+    place = place.nan_to_num(0.0).clamp(0, side - 1)
+    low = place.floor().clamp(max=side - 2)
+    (x, y), (right, below) = low.long().unbind(-1), (place - low).unbind(-1)
+    corner = image_index[:, None] * patches + y * side + x
+    rows = torch.stack((corner, corner + 1, corner + side, corner + side + 1), dim=-1)
+    left, above = 1 - right, 1 - below
+    weights = torch.stack((left * above, right * above, left * below, right * below), dim=-1) * valid.all(-1, keepdim=True)
+    read = F.embedding_bag(
+        rows.flatten(0, 1), features.float().flatten(0, 1), per_sample_weights=weights.flatten(0, 1), mode="sum"
+    )
+    return read.unflatten(0, points.shape[:2])
 
 
 # ---- encoders --------------------------------------------------------------------------------------------------------
@@ -156,15 +163,15 @@ class SamplerStage(nn.Module):
         else:
             moved = F.linear(x, self._fused_weight(of_neighbor))
         still = F.linear(_take(x, anchors), of_anchor, constant) - _take(moved, anchors)
-        chunk = self.anchors if torch.is_grad_enabled() else _ANCHORS_PER_CHUNK
-        rows = torch.arange(len(x), device=x.device)[:, None, None]
-        return torch.cat(
-            [
-                self._pool(moved[rows, index].add_(shift[:, :, None]))
-                for index, shift in zip(neighbors.split(chunk, dim=1), still.split(chunk, dim=1), strict=True)
-            ],
-            dim=1,
-        )
+
+        first_row = torch.arange(len(x), device=x.device)[:, None, None] * x.shape[1]
+        rows, still, table = (neighbors + first_row).flatten(0, 1), still.flatten(0, 1), moved.flatten(0, 1)
+        chunk = len(rows) if torch.is_grad_enabled() else _ANCHORS_PER_CHUNK
+        pooled = [
+            self._pool(F.embedding(index, table).add_(shift[:, None]))
+            for index, shift in zip(rows.split(chunk), still.split(chunk), strict=True)
+        ]
+        return torch.cat(pooled).unflatten(0, anchors.shape)
 
     def forward_plain(self, features: Tensor, points: Tensor, anchors: Tensor, neighbors: Tensor) -> Tensor:
         """`forward` as the paper writes it, pair by pair: the yardstick of tests and benchmarks."""
@@ -176,12 +183,12 @@ class SamplerStage(nn.Module):
 
     def _pool(self, pairs: Tensor) -> Tensor:
         fused = self.norm(F.relu(pairs, inplace=not torch.is_grad_enabled()))
-        return fused.amax(dim=2) if self.pooling == "max" else fused.mean(dim=2)
+        return fused.amax(dim=-2) if self.pooling == "max" else fused.mean(dim=-2)
 
     def _fused_weight(self, of_neighbor: Tensor) -> Tensor:
         """U1 W, formed once and again whenever either weight has changed."""
         weights = (self.aggregate.weight, self.difference.weight)
-        key = tuple((w.data_ptr(), w._version, w.dtype) for w in weights)
+        key = tuple((w.data_ptr(), 0 if w.is_inference() else w._version, w.dtype) for w in weights)
         if self._fused is None or self._fused[0] != key:
             self._fused = key, of_neighbor @ self.difference.weight
         return self._fused[1]

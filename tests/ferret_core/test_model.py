@@ -73,7 +73,7 @@ def test_generate_equals_step_by_step(tiny_model, tiny_processor):
         logits = tiny_model(input_ids=ids, pixel_values=inputs["pixel_values"], region_points=inputs["region_points"]).logits
         ids = torch.cat((ids, logits[:, -1:].argmax(-1)), dim=1)
     assert torch.equal(output[:, -6:], ids[:, -6:])
-    assert (output[:, : -6] >= 0).all()
+    assert (output[:, :-6] >= 0).all()
 
 
 @torch.no_grad()

@@ -141,7 +141,7 @@ def test_farthest_points_and_neighbors_against_brute_force():
     for p, a, indices in zip(points, anchors, nearest_neighbors(points, anchors, 7).tolist(), strict=True):
         for anchor, row in zip(a, indices, strict=True):
             distance = (p - anchor).square().sum(-1)
-            assert row == sorted(range(40), key=lambda i: (float(distance[i]), i))[:7]  # noqa: B023
+            assert row == sorted(range(40), key=lambda i: (float(distance[i]), i))[:7]
 
 
 def test_ties_go_to_the_lowest_index():

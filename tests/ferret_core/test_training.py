@@ -138,7 +138,11 @@ def test_settings_come_from_file_and_command_line(tmp_path):
     path.write_text("output: a\ninit: b\nlearning_rate: 3e-4\n")
     config = TrainConfig.load(path, ["steps=50000", "output=c", "clip=2"])
     assert (config.output, config.steps, config.learning_rate, config.clip) == ("c", 50000, 3e-4, 2.0)
-    for override, says in [("nonsense=1", "nonsense: no such setting"), ("steps", "write KEY=VALUE"), ("steps=0", "steps: must be")]:
+    for override, says in [
+        ("nonsense=1", "nonsense: no such setting"),
+        ("steps", "write KEY=VALUE"),
+        ("steps=0", "steps: must be"),
+    ]:
         with pytest.raises(ValueError, match=says):
             TrainConfig.load(path, [override])
 
