@@ -18,7 +18,6 @@ from services.client import FerretClient, ServerError
 from services.platform import Platform, deployments, read_state, serve_until_stopped, stop_platform
 from services.settings import PlatformSettings
 
-
 Models = Annotated[
     list[str] | None,
     typer.Option("--model", help="A bundled checkpoint, or NAME=PATH; may be repeated.", envvar="FERRET_MODEL"),

@@ -7,13 +7,15 @@ runs, `state_file()` tells other processes where it is.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import secrets
 import signal
 import socket
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -32,6 +34,7 @@ class State:
     grpc_port: int
     http_port: int
     ray_address: str
+    ray_token: str
     started: float
 
     @property
@@ -84,7 +87,7 @@ class Platform:
             raise RuntimeError(f"a platform is already up (process {running.pid}); stop it with `ferret down`")
         for name, port in (("--port", self.grpc_port), ("--http-port", self.http_port)):
             _check_free(name, port)
-        os.environ.update({name: value for name, value in RAY_ENVIRONMENT.items() if name not in os.environ})
+        _set_ray_environment(os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32))
         self.log("starting Ray")
         import ray  # after the environment is set, and only where a platform is really started
         from ray import serve
@@ -102,6 +105,7 @@ class Platform:
                 object_store_memory=256 * 2**20,
                 _temp_dir=self._ray_directory.name,
             )
+            logging.getLogger("ray.serve").setLevel(logging.WARNING)
             self.log("starting Ray Serve")
             serve.start(
                 http_options=HTTPOptions(host=self.host, port=self.http_port),
@@ -109,9 +113,16 @@ class Platform:
             )
             self.log(f"loading {', '.join(self.settings.models)}")
             serve.run(build(self.settings), name=APPLICATION, logging_config={"enable_access_log": False})
-            state = State(os.getpid(), self.grpc_port, self.http_port, context.address_info["gcs_address"], time.time())
-            state_file().parent.mkdir(parents=True, exist_ok=True)
-            state_file().write_text(json.dumps(asdict(state)))
+            _write_state(
+                State(
+                    pid=os.getpid(),
+                    grpc_port=self.grpc_port,
+                    http_port=self.http_port,
+                    ray_address=context.address_info["gcs_address"],
+                    ray_token=os.environ["RAY_AUTH_TOKEN"],
+                    started=time.time(),
+                )
+            )
         except BaseException:
             self.__exit__()
             raise
@@ -122,24 +133,28 @@ class Platform:
         from ray import serve
 
         self.log("stopping")
-        state_file().unlink(missing_ok=True)
-        with suppress(Exception):
-            serve.shutdown()
-        ray.shutdown()
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # Ray reports actors that it ends itself as lost
+            with suppress(Exception):
+                serve.shutdown()
+            ray.shutdown()
         self._ray_directory.cleanup()
+        state_file().unlink(missing_ok=True)
 
 
 def serve_until_stopped(platform: Platform, ready: Callable[[], Any]) -> None:
     """Brings a platform up, calls `ready`, and takes it down on SIGINT or SIGTERM, also while it is still starting."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_IGN)  # one is enough: stopping must not be cut short
+        listen(signal.SIG_IGN)  # one is enough: stopping must not be cut short
         raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    def listen(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, handler)
+
+    listen(stop)
     with suppress(KeyboardInterrupt), platform:
+        listen(stop)  # again: Ray has put its own handler of SIGTERM in place
         ready()
         while True:
             signal.pause()
@@ -150,9 +165,9 @@ def stop_platform(timeout: float = 60.0) -> bool:
     state = read_state()
     if state is None:
         return False
-    os.kill(state.pid, signal.SIGTERM)
+    os.kill(state.pid, signal.SIGINT)
     deadline = time.monotonic() + timeout
-    while state.alive:
+    while read_state() is not None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"the platform (process {state.pid}) did not end within {timeout:.0f} s")
         time.sleep(0.2)
@@ -161,7 +176,7 @@ def stop_platform(timeout: float = 60.0) -> bool:
 
 def deployments(state: State) -> dict[str, dict[str, Any]]:
     """Status and replicas by deployment of a running platform, asked of Ray Serve itself."""
-    os.environ.update({name: value for name, value in RAY_ENVIRONMENT.items() if name not in os.environ})
+    _set_ray_environment(state.ray_token)
     import ray
     from ray import serve
 
@@ -174,6 +189,21 @@ def deployments(state: State) -> dict[str, dict[str, Any]]:
         }
     finally:
         ray.shutdown()
+
+
+def _set_ray_environment(token: str) -> None:
+    """Before Ray is imported. Only who knows the token can reach the cluster."""
+    for name, value in {**RAY_ENVIRONMENT, "RAY_AUTH_TOKEN": token}.items():
+        os.environ.setdefault(name, value)
+
+
+def _write_state(state: State) -> None:
+    """Readable by this user alone: it holds the token."""
+    path = state_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(asdict(state)))
 
 
 def _check_free(name: str, port: int) -> None:

@@ -117,7 +117,7 @@ def read_features(features: Tensor, points: Tensor, image_index: Tensor, transpo
     Returns:
         float32 `(R, P, d)`.
     """
-    _, patches, width = features.shape
+    _, patches, _ = features.shape
     side = int(patches**0.5)
     place = (points.flip(-1) if transposed else points).float() * (side - 1)
     valid = ~place.isnan()

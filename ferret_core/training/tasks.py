@@ -69,12 +69,11 @@ class InstructTask:
         loss = F.cross_entropy(logits, targets)
         with torch.no_grad():
             answers = logits.argmax(-1)
-            number = self._number.to(targets.device)[targets]
-            answered = self._number.to(targets.device)[answers]
-            words, numbers = number < 0, (number >= 0) & (answered >= 0)
+            number = self._number.to(targets.device)
+            numbers = number[targets] >= 0
             metrics = {
-                "words": (answers == targets)[words].float().mean().item(),
-                "number_error": (answered - number)[numbers].abs().float().mean().item(),
+                "words": (answers == targets)[~numbers].float().mean().item(),
+                "number_error": (number[answers] - number[targets])[numbers].abs().float().mean().item(),
             }
         return loss, metrics
 
