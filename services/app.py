@@ -1,7 +1,5 @@
 """The Serve application: `import_path: services.app:build` in a Serve config, or `serve.run(build(settings))`."""
 
-from __future__ import annotations
-
 from ray import serve
 from ray.serve import Application
 

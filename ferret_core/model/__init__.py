@@ -1,5 +1,7 @@
 """The model in transformers' conventions. Importing this package registers it with the Auto classes."""
 
+from contextlib import suppress
+
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -18,7 +20,8 @@ from ferret_core.model.tokenizer import FerretLlamaTokenizer
 AutoConfig.register("ferret", FerretConfig, exist_ok=True)
 AutoModel.register(FerretConfig, FerretModel, exist_ok=True)
 AutoModelForImageTextToText.register(FerretConfig, FerretForConditionalGeneration, exist_ok=True)
-AutoImageProcessor.register(FerretConfig, slow_image_processor_class=FerretImageProcessor, exist_ok=True)
+with suppress(ImportError):  # some releases have none without torchvision
+    AutoImageProcessor.register(FerretConfig, slow_image_processor_class=FerretImageProcessor, exist_ok=True)
 AutoTokenizer.register(FerretConfig, fast_tokenizer_class=FerretLlamaTokenizer, exist_ok=True)
 AutoProcessor.register(FerretConfig, FerretProcessor, exist_ok=True)
 

@@ -19,6 +19,11 @@ class ConvStemVisionConfig(CLIPVisionConfig):
 
     model_type = "conv_stem_vision"
 
+    hidden_size: int = 256
+    intermediate_size: int = 1024
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    patch_size: int = 16
     stem_widths: list[int] | tuple[int, ...] = (32, 64, 128, 256)
     stem_blocks: list[int] | tuple[int, ...] = (0, 1, 2, 2)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import BatchFeature, CLIPImageProcessorPil, ProcessorMixin
+from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, ProcessorMixin
 
 from ferret_core.checkpoint import original
 from ferret_core.geometry import ImageSize, Region
@@ -74,9 +74,12 @@ class FerretProcessor(ProcessorMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs: Any) -> FerretProcessor:
         """As in transformers; a directory in the original layout works too."""
         path = pretrained_model_name_or_path
-        if not original.is_original_directory(path):
-            return super().from_pretrained(path, **kwargs)
-        return cls.for_config(FerretConfig.from_pretrained(path), FerretLlamaTokenizer.from_original(path))
+        if original.is_original_directory(path):
+            return cls.for_config(FerretConfig.from_pretrained(path), FerretLlamaTokenizer.from_original(path))
+        # Not through AutoImageProcessor, as the base class would: some releases have none without torchvision.
+        settings, kwargs = cls.get_processor_dict(path, **kwargs)
+        settings = {k: v for k, v in settings.items() if k not in ("image_processor", "processor_class")}
+        return cls(FerretImageProcessor.from_pretrained(path), AutoTokenizer.from_pretrained(path, **kwargs), **settings)
 
     def __call__(
         self,

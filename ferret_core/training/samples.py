@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ferret_core.data.playground import THINGS, Example, generate_scene, playground_example, scene_rng
+from ferret_core.geometry import to_bins
 from ferret_core.model.modeling import IGNORE_INDEX
 from ferret_core.model.processor import FerretProcessor
 from ferret_core.prompt import END_OF_ANSWER, IMAGE_TOKEN, Turn, build_prompt, write_boxes
@@ -112,10 +113,9 @@ class DenseDataset(Dataset[dict[str, Tensor]]):
         rows, columns = (centers * scene.size.height).long(), (centers * scene.size.width).long()
         instances = torch.from_numpy(scene.instances)[rows[:, None], columns].flatten().long()
         kinds = torch.tensor([0, *(1 + _THING_INDEX[o.thing.name] for o in scene.objects)])
-        scale = torch.tensor([*scene.size, *scene.size])
-        boxes = torch.tensor([[0.0] * 4, *(o.box.coordinates(scene.size) for o in scene.objects)]) / scale
+        boxes = torch.tensor([(0, 0, 0, 0), *(to_bins(o.box.coordinates(scene.size), scene.size) for o in scene.objects)])
         return {
             "pixel_values": self.processor.encode_images([scene.image])[0],
             "kinds": kinds[instances],  # 0 for background
-            "boxes": boxes[instances],  # x1, y1, x2, y2 in [0, 1]
+            "boxes": boxes[instances],  # in text bins
         }

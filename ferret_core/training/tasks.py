@@ -14,6 +14,7 @@ from ferret_core.data.playground import THINGS
 from ferret_core.model import FerretForConditionalGeneration, FerretProcessor
 from ferret_core.model.modeling import IGNORE_INDEX
 from ferret_core.training.config import TrainConfig
+from ferret_core.training.initialize import CODE_WIDTH, number_code
 from ferret_core.training.samples import DenseDataset, InstructionDataset, collate
 
 Batch = dict[str, Tensor]
@@ -86,8 +87,9 @@ class DenseTask:
         width = model.config.vision_config.hidden_size
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(self._outputs)))
         self.module: nn.Module = nn.ModuleDict({"vision_tower": model.model.vision_tower, "head": self.head})
+        self._code = number_code()
 
-    _outputs = (1, len(THINGS), 4)
+    _outputs = (1, len(THINGS), 4 * CODE_WIDTH)
 
     def dataset(self, split: str, config: TrainConfig, length: int = 2**31) -> Dataset:
         """Scenes with dense labels."""
@@ -96,19 +98,24 @@ class DenseTask:
     collate = staticmethod(default_collate)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Cross-entropies of "is there anything" and, on things, of what it is; plus the L1 distance of its box."""
+        """Cross-entropies of "is there anything" and, on things, of what it is and of the four numbers of its box."""
         features = self.model.encode_images(batch["pixel_values"])
-        thing, names, boxes = self.head(features).float().split(self._outputs, dim=-1)
+        thing, names, numbers = self.head(features).float().split(self._outputs, dim=-1)
         shown = batch["kinds"] > 0
-        names, kinds = names[shown], batch["kinds"][shown] - 1
-        distance = (boxes[shown].sigmoid() - batch["boxes"][shown]).abs().mean()
-        presence = F.binary_cross_entropy_with_logits(thing[..., 0], shown.float())
-        loss = presence + F.cross_entropy(names, kinds) + 5 * distance
-        return loss, {
-            "names": (names.argmax(-1) == kinds).float().mean().item(),
-            "presence": ((thing[..., 0] > 0) == shown).float().mean().item(),
-            "box_l1": distance.item(),
-        }
+        names, kinds, boxes = names[shown], batch["kinds"][shown] - 1, batch["boxes"][shown]
+        numbers = numbers[shown].unflatten(-1, (4, CODE_WIDTH)) @ self._code.to(features.device).T
+        loss = (
+            F.binary_cross_entropy_with_logits(thing[..., 0], shown.float())
+            + F.cross_entropy(names, kinds)
+            + F.cross_entropy(numbers.flatten(0, 1), boxes.flatten())
+        )
+        with torch.no_grad():
+            metrics = {
+                "names": (names.argmax(-1) == kinds).float().mean().item(),
+                "presence": ((thing[..., 0] > 0) == shown).float().mean().item(),
+                "number_error": (numbers.argmax(-1) - boxes).abs().float().mean().item(),
+            }
+        return loss, metrics
 
 
 TASKS: dict[str, Callable[[FerretForConditionalGeneration, FerretProcessor], Task]] = {

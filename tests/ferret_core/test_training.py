@@ -15,7 +15,7 @@ from ferret_core.data.playground import playground_example
 from ferret_core.model import FerretForConditionalGeneration
 from ferret_core.model.modeling import IGNORE_INDEX
 from ferret_core.training.config import TrainConfig
-from ferret_core.training.initialize import fourier_code, initialize_numbers
+from ferret_core.training.initialize import initialize_numbers, number_code
 from ferret_core.training.loop import train
 from ferret_core.training.samples import build_sample, collate
 
@@ -162,4 +162,4 @@ def test_numbers_start_as_neighbours(tiny_model, playground_processor):
     ids = playground_processor.tokenizer.convert_tokens_to_ids(["500", "501", "900"])
     near, next_to, far = tiny_model.get_input_embeddings().weight[ids]
     assert torch.cosine_similarity(near, next_to, dim=0) > 0.9 > torch.cosine_similarity(near, far, dim=0)
-    assert fourier_code(1001, 64).std() == pytest.approx(1, abs=0.05)
+    assert number_code().std() == pytest.approx(1, abs=0.05)
