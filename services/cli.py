@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 import yaml
 
+from ferret_core.cli.ask import print_spans
 from ferret_core.data.playground.example import EXAMPLE_PICTURE, EXAMPLE_POINT
-from ferret_core.geometry import ImageSize, Point
+from ferret_core.geometry import Point
 from ferret_core.images import open_image
 from ferret_core.overlay import draw_overlay
 from services.client import FerretClient, ServerError
@@ -44,13 +45,12 @@ def demo(port: Port = 9000, http_port: HttpPort = 8000) -> None:
     def ask() -> None:
         region, question = Point(*EXAMPLE_POINT), "What is [region0]?"
         typer.echo(f"\npicture:  {EXAMPLE_PICTURE}")
-        typer.echo(f"question: {question}  (region0 is the point {EXAMPLE_POINT})")
+        typer.echo(f"question: {question}  (region0 is the point {region.x}, {region.y})")
         with FerretClient(f"localhost:{port}") as client:
             client.set_image(EXAMPLE_PICTURE)
             answer = client.ask(question, [region])
         typer.echo(f"answer:   {answer.text}")
-        for span in answer.spans:
-            typer.echo(f"          {span.phrase} is in the box {span.box.coordinates(ImageSize(0, 0))} of the picture")
+        print_spans(answer)
         draw_overlay(open_image(EXAMPLE_PICTURE), answer.spans, {0: region}).save("ferret-demo.png")
         typer.echo("drawn:    ferret-demo.png\n")
 

@@ -71,12 +71,17 @@ def ask(
         print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
     else:
         print()
-        for span in answer.spans:
-            x1, y1, x2, y2 = (round(v) for v in dataclasses.astuple(span.box))
-            print(f"  {span.phrase or '(box)'}: x {x1} to {x2}, y {y1} to {y2}")
+        print_spans(answer)
     if overlay:
         draw_overlay(open_image(image), answer.spans, dict(enumerate(regions))).save(overlay)
         print(f"wrote {overlay}", file=sys.stderr)
+
+
+def print_spans(answer: Answer) -> None:
+    """A line for each grounded phrase, its box in whole pixels."""
+    for span in answer.spans:
+        x1, y1, x2, y2 = (round(v) for v in dataclasses.astuple(span.box))
+        print(f"  {span.phrase or '(box)'}: x {x1} to {x2}, y {y1} to {y2}")
 
 
 def parse_region(text: str) -> Region:

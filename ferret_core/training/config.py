@@ -15,7 +15,7 @@ class TrainConfig:
     """A training run. Every field can stand in the YAML file, or follow it on the command line as KEY=VALUE."""
 
     output: str
-    """Directory of the run: checkpoints, metrics, plots. A run that finds its own checkpoint there goes on from it."""
+    """Directory of the run: checkpoint, metrics, final model. A run that finds its own checkpoint there goes on from it."""
     init: str
     """What to start from: a checkpoint directory, or a `config.json` for random weights."""
     tokenizer: str | None = None

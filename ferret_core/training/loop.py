@@ -7,7 +7,7 @@ A run's directory holds
 
     metrics.jsonl       one line every `log_steps`, and one for each evaluation
     checkpoint/         the newest state: model, optimiser, step; replaced atomically
-    model/              the final model with its processor, ready for `FerretPredictor.from_pretrained`
+    model/              the final model, in the run's precision, and its processor: for `FerretPredictor.from_pretrained`
 """
 
 from __future__ import annotations
@@ -80,8 +80,6 @@ def train(config: TrainConfig) -> Path:
                 saved_at = time.monotonic()
             if stop.received:
                 raise SystemExit(f"stopped at step {step}; the same command goes on from there")
-    model.float()
-    optimizer.write_back()
     model.save_pretrained(output / "model")
     processor.save_pretrained(output / "model")
     return output / "model"

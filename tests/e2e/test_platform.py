@@ -5,14 +5,12 @@ import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
-import psutil
 import pytest
 from ferret.v1 import ferret_pb2 as pb
 from ferret.v1.ferret_pb2_grpc import FerretServiceStub
@@ -25,15 +23,10 @@ from ferret_core.predictor import FerretPredictor
 from ferret_core.prompt import Turn
 from services.client import AsyncFerretClient, FerretClient, InvalidRequestError, ServerError, UnknownError
 from services.wire import region_to_proto
+from tests.processes import assert_all_end, descendants, free_port
 
 pytestmark = pytest.mark.platform
 FERRET = [sys.executable, "-m", "ferret_core.cli"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def start(home, *arguments):
@@ -47,15 +40,6 @@ def start(home, *arguments):
         if "ready" in line:
             return process, f"localhost:{port}", environment
     raise AssertionError(f"the platform did not start: {''.join(log)}")
-
-
-def descendants(process):
-    return psutil.Process(process.pid).children(recursive=True)
-
-
-def assert_all_end(processes, seconds=30):
-    _, alive = psutil.wait_procs(processes, timeout=seconds)
-    assert not alive, f"left behind: {[p.cmdline()[:3] for p in alive]}"
 
 
 @pytest.fixture(scope="module")
