@@ -8,12 +8,14 @@ The one place that turns a pointing gesture into pixels and converts between coo
 * **masks**: boolean arrays `(height, width)`; as text, COCO's compressed run-length encoding (column-major).
 
 Every region type answers two questions: `to_mask(size)`, the pixels it covers, and `coordinates(size)`, the numbers
-that describe it in a prompt. Both raise `RegionError` (a `ValueError`) when the region does not fit the image.
+that describe it in a prompt. `to_mask` raises `RegionError` (a `ValueError`) when the region does not fit the image.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -42,16 +44,52 @@ class ImageSize(NamedTuple):
         return f"{self.width} x {self.height}"
 
 
+class _Region(ABC):
+    """What all regions have in common."""
+
+    __slots__ = ()
+
+    @property
+    def kind(self) -> str:
+        """ "point", "box", "polygon", "scribble" or "mask"."""
+        return type(self).__name__.lower()
+
+    @abstractmethod
+    def to_mask(self, size: ImageSize) -> np.ndarray:
+        """The covered pixels, bool `(height, width)`. Raises `RegionError`: outside the image, malformed, or empty."""
+
+    def coordinates(self, size: ImageSize) -> Coordinates:
+        """Bounding box `(x1, y1, x2, y2)` of the covered pixels, in image pixels. Raises `RegionError` as `to_mask`."""
+        return mask_bounds(self.to_mask(size))
+
+    def _check_inside(self, values: Iterable[tuple[str, float]], size: ImageSize) -> None:
+        """Values by their name, x and y in turn."""
+        for i, (name, value) in enumerate(values):
+            limit = size[i % 2]
+            if not (math.isfinite(value) and 0 <= value <= limit):
+                raise RegionError(f"{self.kind}: {name} = {value} is outside the image ({size}): must be in [0, {limit}]")
+
+    def _check_points(self, points: Vertices, size: ImageSize) -> None:
+        self._check_inside(
+            ((f"points[{i}].{axis}", value) for i, point in enumerate(points) for axis, value in zip("xy", point, strict=True)),
+            size,
+        )
+
+    def _check_not_empty(self, mask: np.ndarray) -> np.ndarray:
+        if not mask.any():
+            raise RegionError(f"{self.kind}: covers no pixel of the image")
+        return mask
+
+
 @dataclass(frozen=True, slots=True)
-class Point:
+class Point(_Region):
     """One place. Covers the 11 x 11 window around its pixel, clipped to the image."""
 
     x: float
     y: float
 
     def to_mask(self, size: ImageSize) -> np.ndarray:
-        """The covered pixels, bool `(height, width)`."""
-        _check_inside(self, [("x", self.x, size.width), ("y", self.y, size.height)], size)
+        self._check_inside([("x", self.x), ("y", self.y)], size)
         x, y = int(self.x), int(self.y)
         return _window(x - POINT_RADIUS, y - POINT_RADIUS, x + POINT_RADIUS, y + POINT_RADIUS, size)
 
@@ -61,7 +99,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
+class Box(_Region):
     """An axis-aligned rectangle. Covers the pixels from (x1, y1) to (x2, y2), both included."""
 
     x1: float
@@ -70,21 +108,11 @@ class Box:
     y2: float
 
     def to_mask(self, size: ImageSize) -> np.ndarray:
-        """The covered pixels, bool `(height, width)`."""
-        _check_inside(
-            self,
-            [
-                ("x1", self.x1, size.width),
-                ("y1", self.y1, size.height),
-                ("x2", self.x2, size.width),
-                ("y2", self.y2, size.height),
-            ],
-            size,
-        )
+        self._check_inside([("x1", self.x1), ("y1", self.y1), ("x2", self.x2), ("y2", self.y2)], size)
         if self.x2 < self.x1 or self.y2 < self.y1:
             raise RegionError(f"box: x2 must not be smaller than x1, nor y2 than y1; got {self.coordinates(size)}")
         mask = _window(int(self.x1), int(self.y1), int(self.x2), int(self.y2), size)
-        return _check_not_empty(self, mask)
+        return self._check_not_empty(mask)
 
     def coordinates(self, size: ImageSize) -> Coordinates:
         """`(x1, y1, x2, y2)` in image pixels."""
@@ -106,40 +134,34 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
-class Polygon:
+class Polygon(_Region):
     """A closed outline of at least three vertices; covers its inside and its border."""
 
     points: Vertices
 
     def to_mask(self, size: ImageSize) -> np.ndarray:
-        """The covered pixels, bool `(height, width)`."""
         if len(self.points) < 3:
             raise RegionError(f"polygon: needs at least 3 points, got {len(self.points)}")
-        _check_points(self, self.points, size)
+        self._check_points(self.points, size)
         canvas = Image.new("1", size)
         ImageDraw.Draw(canvas).polygon(_clip_to_pixels(self.points, size), fill=1, outline=1)
-        return _check_not_empty(self, np.array(canvas))
-
-    def coordinates(self, size: ImageSize) -> Coordinates:
-        """Bounding box `(x1, y1, x2, y2)` of the covered pixels."""
-        return mask_bounds(self.to_mask(size))
+        return self._check_not_empty(np.array(canvas))
 
 
 @dataclass(frozen=True, slots=True)
-class Scribble:
+class Scribble(_Region):
     """A stroke: the polyline through `points`, drawn with a round brush of `width` pixels."""
 
     points: Vertices
     width: float = BRUSH_WIDTH
 
     def to_mask(self, size: ImageSize) -> np.ndarray:
-        """The covered pixels, bool `(height, width)`."""
         if not self.points:
             raise RegionError("scribble: needs at least 1 point, got 0")
         longest = max(size)
         if not (math.isfinite(self.width) and 0 < self.width <= longest):
             raise RegionError(f"scribble: width must be in (0, {longest}] pixels, got {self.width}")
-        _check_points(self, self.points, size)
+        self._check_points(self.points, size)
         canvas = Image.new("1", size)
         draw = ImageDraw.Draw(canvas)
         path = _clip_to_pixels(self.points, size)
@@ -148,15 +170,11 @@ class Scribble:
         for x, y in path:  # round joints and ends
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=1)
         draw.point(path, fill=1)
-        return _check_not_empty(self, np.array(canvas))
-
-    def coordinates(self, size: ImageSize) -> Coordinates:
-        """Bounding box `(x1, y1, x2, y2)` of the covered pixels."""
-        return mask_bounds(self.to_mask(size))
+        return self._check_not_empty(np.array(canvas))
 
 
 @dataclass(frozen=True, slots=True)
-class Mask:
+class Mask(_Region):
     """Any set of pixels of an image of size `size`, as COCO's compressed RLE `counts`."""
 
     size: ImageSize
@@ -187,14 +205,9 @@ class Mask:
         return {"size": [self.size.height, self.size.width], "counts": self.counts}
 
     def to_mask(self, size: ImageSize) -> np.ndarray:
-        """The covered pixels, bool `(height, width)`."""
         if tuple(self.size) != tuple(size):
             raise RegionError(f"mask: its size {self.size} is not the image's, {size}")
-        return _check_not_empty(self, rle_decode(self.counts, self.size))
-
-    def coordinates(self, size: ImageSize) -> Coordinates:
-        """Bounding box `(x1, y1, x2, y2)` of the covered pixels."""
-        return mask_bounds(self.to_mask(size))
+        return self._check_not_empty(rle_decode(self.counts, self.size))
 
 
 Region = Point | Box | Polygon | Scribble | Mask
@@ -288,28 +301,7 @@ def _expand_runs(counts: str) -> list[int]:
     return runs
 
 
-# ---- checks ----------------------------------------------------------------------------------------------------------
-
-
-def _name(region: Region) -> str:
-    return type(region).__name__.lower()
-
-
-def _check_inside(region: Region, values: list[tuple[str, float, int]], size: ImageSize) -> None:
-    for name, value, limit in values:
-        if not (math.isfinite(value) and 0 <= value <= limit):
-            raise RegionError(f"{_name(region)}: {name} = {value} is outside the image ({size}): must be in [0, {limit}]")
-
-
-def _check_points(region: Region, points: Vertices, size: ImageSize) -> None:
-    for i, (x, y) in enumerate(points):
-        _check_inside(region, [(f"points[{i}].x", x, size.width), (f"points[{i}].y", y, size.height)], size)
-
-
-def _check_not_empty(region: Region, mask: np.ndarray) -> np.ndarray:
-    if not mask.any():
-        raise RegionError(f"{_name(region)}: covers no pixel of the image")
-    return mask
+# ---- rasterising -----------------------------------------------------------------------------------------------------
 
 
 def _window(x1: int, y1: int, x2: int, y2: int, size: ImageSize) -> np.ndarray:

@@ -35,7 +35,7 @@ _DETERMINERS = {
     "a", "an", "the", "this", "that", "these", "those", "his", "her", "its", "their", "my", "your", "our", "some", "any",
     "another", "each", "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
 }  # fmt: skip
-_WORD = re.compile(r"[^\s]+")
+_WORD = re.compile(r"\S+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +107,17 @@ def _phrase(text: str, start: int, end: int) -> tuple[int, int]:
     for boundary in _BOUNDARY.finditer(text, start, end):
         if text[boundary.end() : end].strip():
             start = boundary.end()
-    words = [(m.group().lower(), m.start(), m.end()) for m in _WORD.finditer(text, start, end)]
-    kept = words
-    while kept and kept[-1][0].strip(",.:") in _TRAILING:
-        kept = kept[:-1]
-    if any(word in _COPULAS for word, _, _ in words[len(kept) :]):
-        first = next((i for i, (word, _, _) in enumerate(kept) if word not in _BREAKS), len(kept))
+    matches = list(_WORD.finditer(text, start, end))
+    words = [match.group().lower() for match in matches]
+    last = len(words)
+    while last and words[last - 1].strip(",.:") in _TRAILING:
+        last -= 1
+    if _COPULAS.intersection(words[last:]):
+        first = next((i for i in range(last) if words[i] not in _BREAKS), last)
     else:
-        first = len(kept)
-        while first and kept[first - 1][0] not in _BREAKS:
+        first = last
+        while first and words[first - 1] not in _BREAKS:
             first -= 1
-            if kept[first][0] in _DETERMINERS:
+            if words[first] in _DETERMINERS:
                 break
-    kept = kept[first:]
-    return (kept[0][1], kept[-1][2]) if kept else (end, end)
+    return (matches[first].start(), matches[last - 1].end()) if first < last else (end, end)

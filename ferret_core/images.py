@@ -22,17 +22,12 @@ class ImageError(ValueError):
 
 def read_image_bytes(source: str | Path | bytes, max_bytes: int = MAX_BYTES) -> bytes:
     """The encoded image. Raises `ImageError` if it is larger than `max_bytes`; `FileNotFoundError` for a missing file."""
-    if not isinstance(source, bytes):
-        path = Path(source)
-        if not path.is_file():
-            raise FileNotFoundError(f"image: no such file: {path}")
-        size = path.stat().st_size
-        source = b"" if size > max_bytes else path.read_bytes()
-    else:
-        size = len(source)
+    if not isinstance(source, bytes) and not Path(source).is_file():
+        raise FileNotFoundError(f"image: no such file: {source}")
+    size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
     if size > max_bytes:
         raise ImageError(f"image: {size:,} bytes; at most {max_bytes:,} are accepted")
-    return source
+    return source if isinstance(source, bytes) else Path(source).read_bytes()
 
 
 def open_image(source: ImageSource, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -60,7 +55,7 @@ def open_image(source: ImageSource, max_bytes: int = MAX_BYTES, max_pixels: int 
         raise ImageError(f"image: truncated or damaged ({error})") from error
 
 
-def encode_image(source: ImageSource) -> bytes:
+def image_bytes(source: ImageSource) -> bytes:
     """Encoded bytes of an image: a file's or the given ones as they are, a PIL image as PNG."""
     if isinstance(source, Image.Image):
         buffer = io.BytesIO()

@@ -15,10 +15,13 @@ from dataclasses import dataclass
 
 from ferret_core.geometry import Box, ImageSize, Region, to_bins
 
+Regions = Mapping[int, Region] | Sequence[Region]
+"""Regions by the N of their `[regionN]`; a sequence is numbered from 0."""
+
 IMAGE_TOKEN = "<image>"
 REGION_TOKEN = "<region_fea>"
-END_OF_ANSWER = "</s>"
-RESERVED = (IMAGE_TOKEN, REGION_TOKEN, END_OF_ANSWER, "<s>", "<unk>")
+EOS_TOKEN = "</s>"
+RESERVED = (IMAGE_TOKEN, REGION_TOKEN, EOS_TOKEN, "<s>", "<unk>")
 
 # Part of the format of the published checkpoints: the trailing space is theirs.
 SYSTEM = (
@@ -28,6 +31,7 @@ SYSTEM = (
 )
 
 _REGION = re.compile(r"\[region(\d+)\]")
+_ANSWER = re.compile(rf" ASSISTANT:(.*?{re.escape(EOS_TOKEN)})", re.DOTALL)
 _BOX = re.compile(r"\[box(\d+)\]")
 
 
@@ -43,7 +47,7 @@ class Turn:
     answer: str | None = None
 
 
-def bins_text(region: Region, size: ImageSize) -> str:
+def format_bins(region: Region, size: ImageSize) -> str:
     """`[x, y]` for a point, `[x1, y1, x2, y2]` otherwise, on the 1000 x 1000 grid."""
     return f"[{', '.join(map(str, to_bins(region.coordinates(size), size)))}]"
 
@@ -60,11 +64,16 @@ def mentioned_boxes(text: str) -> list[int]:
 
 def write_boxes(text: str, boxes: Sequence[Box], size: ImageSize) -> str:
     """`text` with every `[boxN]` as `[x1, y1, x2, y2]` on the 1000 x 1000 grid: what a model answers."""
-    return _BOX.sub(lambda match: bins_text(boxes[int(match[1])], size), text)
+    return _BOX.sub(lambda match: format_bins(boxes[int(match[1])], size), text)
 
 
-def number_regions(regions: Mapping[int, Region] | Sequence[Region]) -> dict[int, Region]:
-    """Regions by the N of their `[regionN]`; a sequence is numbered from 0."""
+def answer_ranges(prompt: str) -> list[tuple[int, int]]:
+    """Where the answers of a prompt are, each with its `</s>`: start and end, in characters. What a model learns."""
+    return [match.span(1) for match in _ANSWER.finditer(prompt)]
+
+
+def number_regions(regions: Regions) -> dict[int, Region]:
+    """Regions by the N of their `[regionN]`."""
     return dict(regions) if isinstance(regions, Mapping) else dict(enumerate(regions))
 
 
@@ -99,7 +108,7 @@ def build_prompt(turns: Sequence[Turn], regions: Mapping[int, Region], size: Ima
         prompt += f"USER: {image if i == 0 else ''}{turn.question.strip()} ASSISTANT:"
         if turn.answer is not None:
             check_text(turn.answer, f"turn {i}: answer")
-            prompt += f" {turn.answer}{END_OF_ANSWER}"
+            prompt += f" {turn.answer}{EOS_TOKEN}"
     mentioned = mentioned_regions(prompt)
     for number in mentioned:
         if number not in regions:
@@ -107,5 +116,5 @@ def build_prompt(turns: Sequence[Turn], regions: Mapping[int, Region], size: Ima
             raise PromptError(f"question: [region{number}] is not among the regions; known: {known}")
     if mentioned and not size:
         raise PromptError("image: regions need an image")
-    texts = {n: f"{bins_text(regions[n], size)} {REGION_TOKEN}" for n in set(mentioned)} if size else {}
+    texts = {n: f"{format_bins(regions[n], size)} {REGION_TOKEN}" for n in set(mentioned)} if size else {}
     return _REGION.sub(lambda match: texts[int(match[1])], prompt), [regions[number] for number in mentioned]

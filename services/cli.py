@@ -11,13 +11,13 @@ import typer
 import yaml
 
 from ferret_core.cli.ask import print_spans
-from ferret_core.data.playground.example import EXAMPLE_PICTURE, EXAMPLE_POINT
+from ferret_core.data.playground.demo import DEMO_PICTURE, DEMO_POINT
 from ferret_core.geometry import Point
 from ferret_core.images import open_image
 from ferret_core.overlay import draw_overlay
 from services.client import FerretClient, ServerError
-from services.platform import Platform, deployments, read_state, serve_until_stopped, stop_platform
-from services.settings import PlatformSettings
+from services.platform import deployments, platform, read_state, serve_until_stopped, stop_platform
+from services.settings import GRPC_PORT, HTTP_PORT, PlatformSettings
 
 Models = Annotated[
     list[str] | None,
@@ -30,7 +30,11 @@ Host = Annotated[str, typer.Option(help="Address that HTTP listens on.", envvar=
 
 
 def up(
-    models: Models = None, config: Config = None, port: Port = 9000, http_port: HttpPort = 8000, host: Host = "127.0.0.1"
+    models: Models = None,
+    config: Config = None,
+    port: Port = GRPC_PORT,
+    http_port: HttpPort = HTTP_PORT,
+    host: Host = "127.0.0.1",
 ) -> None:
     """Start the platform on this machine and serve until Ctrl-C.
 
@@ -39,19 +43,19 @@ def up(
     _serve(models, config, port, http_port, host)
 
 
-def demo(port: Port = 9000, http_port: HttpPort = 8000) -> None:
+def demo(port: Port = GRPC_PORT, http_port: HttpPort = HTTP_PORT) -> None:
     """Start the platform, ask a question about a bundled picture, and keep serving until Ctrl-C."""
 
     def ask() -> None:
-        region, question = Point(*EXAMPLE_POINT), "What is [region0]?"
-        typer.echo(f"\npicture:  {EXAMPLE_PICTURE}")
+        region, question = Point(*DEMO_POINT), "What is [region0]?"
+        typer.echo(f"\npicture:  {DEMO_PICTURE}")
         typer.echo(f"question: {question}  (region0 is the point {region.x}, {region.y})")
         with FerretClient(f"localhost:{port}") as client:
-            client.set_image(EXAMPLE_PICTURE)
+            client.set_image(DEMO_PICTURE)
             answer = client.ask(question, [region])
         typer.echo(f"answer:   {answer.text}")
         print_spans(answer)
-        draw_overlay(open_image(EXAMPLE_PICTURE), answer.spans, {0: region}).save("ferret-demo.png")
+        draw_overlay(open_image(DEMO_PICTURE), answer.spans, {0: region}).save("ferret-demo.png")
         typer.echo("drawn:    ferret-demo.png\n")
 
     _serve(None, None, port, http_port, "127.0.0.1", ask)
@@ -77,7 +81,7 @@ def _serve(
         typer.echo(f'ask:  ferret ask PICTURE "What is [region0]?" --region point:X,Y --server localhost:{port}', err=True)
         typer.echo("stop: Ctrl-C, or ferret down", err=True)
 
-    serve_until_stopped(Platform(settings, host, port, http_port, log), ready)
+    serve_until_stopped(platform(settings, host=host, grpc_port=port, http_port=http_port, log=log), ready)
 
 
 def down() -> None:

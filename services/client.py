@@ -20,12 +20,12 @@ from ferret.v1.ferret_pb2_grpc import FerretServiceStub
 
 from ferret_core.answer import Answer, AnswerEvent
 from ferret_core.geometry import ImageSize
-from ferret_core.images import ImageSource, encode_image
-from ferret_core.predictor import Regions
-from ferret_core.prompt import Turn, number_regions
+from ferret_core.images import ImageSource, image_bytes
+from ferret_core.prompt import Regions, Turn, number_regions
+from services.settings import GRPC_PORT
 from services.wire import event_from_proto, region_to_proto, sampling_to_proto
 
-DEFAULT_SERVER = "localhost:9000"
+DEFAULT_SERVER = f"localhost:{GRPC_PORT}"
 _OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
@@ -41,16 +41,15 @@ class InvalidRequestError(ServerError, ValueError):
     """The request names something out of range."""
 
 
-class UnknownError(ServerError, LookupError):
+class NotFoundError(ServerError, LookupError):
     """The image or model does not exist."""
 
 
 class _Client:
     """What both clients share: an image, and how a question becomes a request."""
 
-    def __init__(self, server: str, model: str, timeout: float | None, credentials: grpc.ChannelCredentials | None) -> None:
+    def __init__(self, server: str, model: str, timeout: float | None) -> None:
         self.server, self.model, self.timeout = server, model, timeout
-        self._credentials = credentials
         self._image_id: str | None = None
 
     def _request(self, question: str, regions: Regions, history: Sequence[Turn], sampling: dict[str, Any]) -> pb.ChatRequest:
@@ -87,7 +86,7 @@ class FerretClient(_Client):
             timeout: seconds an answer may take.
             credentials: for TLS, as of `grpc.ssl_channel_credentials()`.
         """
-        super().__init__(server, model, timeout, credentials)
+        super().__init__(server, model, timeout)
         self._channel = (
             grpc.secure_channel(server, credentials, _OPTIONS) if credentials else grpc.insecure_channel(server, _OPTIONS)
         )
@@ -100,7 +99,7 @@ class FerretClient(_Client):
 
     def set_image(self, image: ImageSource) -> ImageSize:
         """Uploads an image: a path, encoded bytes or a PIL image. Returns its size in pixels."""
-        request = pb.UploadImageRequest(image_bytes=encode_image(image))
+        request = pb.UploadImageRequest(image_bytes=image_bytes(image))
         with _errors(self.server):
             return self._remember(self._stub.UploadImage(request, timeout=self.timeout).image)
 
@@ -142,7 +141,7 @@ class AsyncFerretClient(_Client):
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         """Arguments as for `FerretClient`."""
-        super().__init__(server, model, timeout, credentials)
+        super().__init__(server, model, timeout)
         aio = grpc.aio
         self._channel = (
             aio.secure_channel(server, credentials, _OPTIONS) if credentials else aio.insecure_channel(server, _OPTIONS)
@@ -156,7 +155,7 @@ class AsyncFerretClient(_Client):
 
     async def set_image(self, image: ImageSource) -> ImageSize:
         """Uploads an image: a path, encoded bytes or a PIL image. Returns its size in pixels."""
-        request = pb.UploadImageRequest(image_bytes=encode_image(image))
+        request = pb.UploadImageRequest(image_bytes=image_bytes(image))
         with _errors(self.server):
             return self._remember((await self._stub.UploadImage(request, timeout=self.timeout)).image)
 
@@ -198,7 +197,7 @@ def _errors(server: str) -> Iterator[None]:
             case grpc.StatusCode.INVALID_ARGUMENT:
                 raise InvalidRequestError(code, details) from None
             case grpc.StatusCode.NOT_FOUND:
-                raise UnknownError(code, details) from None
+                raise NotFoundError(code, details) from None
             case grpc.StatusCode.UNAVAILABLE if "connect" in details.lower():
                 raise ServerError(code, f"no platform answers at {server}; start one with `ferret up`") from None
         raise ServerError(code, f"{code.name}: {details}") from None

@@ -39,7 +39,7 @@ def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
     return grpc.StatusCode.INTERNAL, f"internal error; the server's log has it as incident {incident}"
 
 
-class RpcError(Exception):
+class CallAbortedError(Exception):
     """Ends a call whose status is already set on its context: Serve sends a status only if something is raised."""
 
 
@@ -70,8 +70,8 @@ def streaming(method: Callable[..., AsyncIterator[Message]]) -> Callable[..., As
     return wrapped
 
 
-def _report(error: Exception, grpc_context: Any) -> RpcError:
+def _report(error: Exception, grpc_context: Any) -> CallAbortedError:
     code, details = status_of(error)
     grpc_context.set_code(code)
     grpc_context.set_details(details)
-    return RpcError(details)
+    return CallAbortedError(details)

@@ -12,28 +12,29 @@ from collections.abc import AsyncIterator, Mapping
 from ferret.v1 import ferret_pb2 as pb
 from ferret.v1.image_encoder_pb2 import EncodeImageRequest
 from ferret.v1.llm_decoder_pb2 import DecodeRequest
-from ferret.v1.region_sampler_pb2 import EmbedRegionsRequest
+from ferret.v1.region_sampler_pb2 import EncodeRegionsRequest
 from ray.serve.grpc_util import RayServegRPCContext
 from ray.serve.handle import DeploymentHandle
 
-from ferret_core.checkpoint.bundled import resolve
+from ferret_core.checkpoint.bundled import checkpoint_path
+from ferret_core.conversation import AnswerStream, PreparedQuestion, prepare_question
 from ferret_core.geometry import ImageSize
 from ferret_core.images import open_image
 from ferret_core.model import FerretConfig, FerretProcessor
-from ferret_core.predictor import AnswerStream, Question, prepare
 from ferret_core.prompt import Turn
 from services.errors import NotFoundError, streaming, unary
 from services.settings import PlatformSettings
+from services.stage_wire import delta_from_proto, sampling_from_proto
 from services.stores import ImageStore
-from services.wire import delta_from_proto, event_to_proto, region_from_proto, region_to_proto, sampling_from_proto
+from services.wire import event_to_proto, region_from_proto, region_to_proto
 
 
 class Model:
     """What the gateway knows of a model, and how it reaches it. Holds no weights."""
 
     def __init__(self, path: str, encoder: DeploymentHandle, sampler: DeploymentHandle, decoder: DeploymentHandle) -> None:
-        self.processor = FerretProcessor.from_pretrained(resolve(path))
-        self.context_length = FerretConfig.from_pretrained(resolve(path)).context_length
+        self.processor = FerretProcessor.from_pretrained(checkpoint_path(path))
+        self.context_length = FerretConfig.from_pretrained(checkpoint_path(path)).context_length
         self.encoder, self.sampler, self.decoder = encoder, sampler, decoder.options(stream=True)
 
 
@@ -57,17 +58,17 @@ class Gateway:
         data, image_id, size = await asyncio.to_thread(self._image, request)
         question = await asyncio.to_thread(self._question, request, model, size)
 
-        encoded = await model.encoder.EncodeImage.remote(EncodeImageRequest(image_bytes=data))
-        decode = DecodeRequest(input_ids=question.input_ids, image_features=encoded.features, sampling=request.sampling)
+        image = await model.encoder.EncodeImage.remote(EncodeImageRequest(image_bytes=data))
+        decode = DecodeRequest(input_ids=question.input_ids, image_features=image.image_features, sampling=request.sampling)
         if question.regions:
-            embed = EmbedRegionsRequest(
-                features=encoded.features,
+            regions = EncodeRegionsRequest(
+                image_features=image.image_features,
                 image_width=size.width,
                 image_height=size.height,
                 regions=[region_to_proto(region) for region in question.regions],
             )
-            embedded = await model.sampler.EmbedRegions.remote(embed)
-            decode.region_embeddings.CopyFrom(embedded.embeddings)
+            encoded = await model.sampler.EncodeRegions.remote(regions)
+            decode.region_features.CopyFrom(encoded.region_features)
 
         answer = AnswerStream(question, size)
         deltas = model.decoder.Decode.remote(decode)
@@ -128,7 +129,7 @@ class Gateway:
     def _check(self, data: bytes) -> ImageSize:
         return ImageSize(*open_image(data, self.settings.max_image_bytes, self.settings.max_image_pixels).size)
 
-    def _question(self, request: pb.ChatRequest, model: Model, size: ImageSize) -> Question:
+    def _question(self, request: pb.ChatRequest, model: Model, size: ImageSize) -> PreparedQuestion:
         if len(request.regions) > self.settings.max_regions:
             raise ValueError(f"regions: at most {self.settings.max_regions} in a request, got {len(request.regions)}")
         regions = {}
@@ -138,5 +139,12 @@ class Gateway:
             except ValueError as error:
                 raise ValueError(f"regions[{number}]: {error}") from error
         history = [Turn(turn.question, turn.answer) for turn in request.history]
-        room = sampling_from_proto(request.sampling).max_new_tokens
-        return prepare(model.processor, model.context_length, size, request.question, regions, history, room)
+        return prepare_question(
+            request.question,
+            regions,
+            history,
+            processor=model.processor,
+            context_length=model.context_length,
+            size=size,
+            max_new_tokens=sampling_from_proto(request.sampling).max_new_tokens,
+        )

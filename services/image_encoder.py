@@ -8,9 +8,9 @@ import torch
 from ferret.v1.image_encoder_pb2 import EncodeImageRequest, EncodeImageResponse
 
 from ferret_core.images import open_image
+from services.loading import load_part
 from services.settings import ModelSettings
-from services.stages import load_part
-from services.wire import tensor_to_proto
+from services.stage_wire import tensor_to_proto
 
 
 class ImageEncoder:
@@ -26,5 +26,5 @@ class ImageEncoder:
     @torch.inference_mode()
     def _encode(self, data: bytes) -> EncodeImageResponse:
         image = open_image(data, max_bytes=len(data))  # the gateway has checked it
-        pixels = self.processor.encode_images([image]).to(self.model.device, self.model.dtype)
-        return EncodeImageResponse(features=tensor_to_proto(self.model.model.encode_images(pixels)))
+        pixels = self.processor.pixel_values([image]).to(self.model.device, self.model.dtype)
+        return EncodeImageResponse(image_features=tensor_to_proto(self.model.model.encode_images(pixels)))

@@ -10,9 +10,9 @@ import torch
 from ferret.v1.llm_decoder_pb2 import DecodeRequest, DecodeResponse
 
 from ferret_core.engine import Delta, decode
+from services.loading import load_part
 from services.settings import ModelSettings
-from services.stages import load_part
-from services.wire import delta_to_proto, sampling_from_proto, tensor_from_proto
+from services.stage_wire import delta_to_proto, sampling_from_proto, tensor_from_proto
 
 
 class LLMDecoder:
@@ -33,7 +33,7 @@ class LLMDecoder:
     def _start(self, request: DecodeRequest) -> Iterator[Delta]:
         device = self.model.device
         features = tensor_from_proto(request.image_features).to(device)
-        regions = tensor_from_proto(request.region_embeddings).to(device) if request.HasField("region_embeddings") else None
+        regions = tensor_from_proto(request.region_features).to(device) if request.HasField("region_features") else None
         ids = torch.tensor([list(request.input_ids)], device=device)
         embeddings = self.model.model.embed_prompt(ids, features, regions)
         return decode(self.model, self.processor.tokenizer, embeddings, sampling_from_proto(request.sampling))

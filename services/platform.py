@@ -1,6 +1,6 @@
 """The platform on one machine: start it, stop it, look at it.
 
-`Platform` runs Ray, Ray Serve and the application as children of this process, and leaves none of them behind. While it
+`platform()` runs Ray, Ray Serve and the application as children of this process, and leaves none of them behind. While it
 runs, `state_file()` tells other processes where it is.
 """
 
@@ -12,22 +12,22 @@ import os
 import secrets
 import signal
 import socket
-import tempfile
 import time
-from collections.abc import Callable
-from contextlib import redirect_stdout, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
-from services.settings import RAY_ENVIRONMENT, PlatformSettings
+from services.settings import GRPC_PORT, HTTP_PORT, RAY_ENVIRONMENT, PlatformSettings
 
 APPLICATION = "ferret"
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class PlatformState:
     """Where a running platform is."""
 
     pid: int
@@ -52,50 +52,49 @@ def state_file() -> Path:
     return Path(os.environ.get("FERRET_HOME") or Path.home() / ".ferret") / "platform.json"
 
 
-def read_state() -> State | None:
+def read_state() -> PlatformState | None:
     """The running platform, or None."""
     try:
-        state = State(**json.loads(state_file().read_text()))
+        state = PlatformState(**json.loads(state_file().read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return None
     return state if state.alive else None
 
 
-class Platform:
-    """A local platform, up inside a `with` block."""
+@contextmanager
+def platform(
+    settings: PlatformSettings,
+    *,
+    host: str = "127.0.0.1",
+    grpc_port: int = GRPC_PORT,
+    http_port: int = HTTP_PORT,
+    log: Callable[[str], None] = lambda line: None,
+) -> Iterator[None]:
+    """A local platform, up inside the `with` block.
 
-    def __init__(
-        self,
-        settings: PlatformSettings,
-        host: str = "127.0.0.1",
-        grpc_port: int = 9000,
-        http_port: int = 8000,
-        log: Callable[[str], None] = lambda line: None,
-    ) -> None:
-        """
-        Args:
-            settings: of the application.
-            host: address to listen on for HTTP; gRPC listens on all of this machine's.
-            grpc_port: of `FerretService`.
-            http_port: of Serve's HTTP proxy.
-            log: takes lines about the progress of starting and stopping.
-        """
-        self.settings, self.host, self.grpc_port, self.http_port, self.log = settings, host, grpc_port, http_port, log
+    Args:
+        settings: of the application.
+        host: address to listen on for HTTP; gRPC listens on all of this machine's.
+        grpc_port: of `FerretService`.
+        http_port: of Serve's HTTP proxy.
+        log: takes lines about the progress of starting and stopping.
 
-    def __enter__(self) -> Self:
-        if running := read_state():
-            raise RuntimeError(f"a platform is already up (process {running.pid}); stop it with `ferret down`")
-        for name, port in (("--port", self.grpc_port), ("--http-port", self.http_port)):
-            _check_free(name, port)
-        _set_ray_environment(os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32))
-        self.log("starting Ray")
-        import ray  # after the environment is set, and only where a platform is really started
-        from ray import serve
-        from ray.serve.config import HTTPOptions, gRPCOptions
+    Raises:
+        RuntimeError: a platform is already up, a port is taken, or the application did not start.
+    """
+    if running := read_state():
+        raise RuntimeError(f"a platform is already up (process {running.pid}); stop it with `ferret down`")
+    for name, port in (("--port", grpc_port), ("--http-port", http_port)):
+        _check_free(name, port)
+    _set_ray_environment(os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32))
+    log("starting Ray")
+    import ray  # after the environment is set, and only where a platform is really started
+    from ray import serve
+    from ray.serve.config import HTTPOptions, gRPCOptions
 
-        from services.app import GRPC_SERVICERS, build
+    from services.app import GRPC_SERVICERS, build
 
-        self._ray_directory = tempfile.TemporaryDirectory(prefix="ferret-", ignore_cleanup_errors=True)
+    with TemporaryDirectory(prefix="ferret-", ignore_cleanup_errors=True) as directory:
         try:
             context = ray.init(
                 address="local",
@@ -103,45 +102,37 @@ class Platform:
                 logging_level="WARNING",
                 log_to_driver=False,
                 object_store_memory=256 * 2**20,
-                _temp_dir=self._ray_directory.name,
+                _temp_dir=directory,
             )
             logging.getLogger("ray.serve").setLevel(logging.WARNING)
-            self.log("starting Ray Serve")
+            log("starting Ray Serve")
             serve.start(
-                http_options=HTTPOptions(host=self.host, port=self.http_port),
-                grpc_options=gRPCOptions(port=self.grpc_port, grpc_servicer_functions=GRPC_SERVICERS),
+                http_options=HTTPOptions(host=host, port=http_port),
+                grpc_options=gRPCOptions(port=grpc_port, grpc_servicer_functions=GRPC_SERVICERS),
             )
-            self.log(f"loading {', '.join(self.settings.models)}")
-            serve.run(build(self.settings), name=APPLICATION, logging_config={"enable_access_log": False})
+            log(f"loading {', '.join(settings.models)}")
+            serve.run(build(settings), name=APPLICATION, logging_config={"enable_access_log": False})
             _write_state(
-                State(
+                PlatformState(
                     pid=os.getpid(),
-                    grpc_port=self.grpc_port,
-                    http_port=self.http_port,
+                    grpc_port=grpc_port,
+                    http_port=http_port,
                     ray_address=context.address_info["gcs_address"],
                     ray_token=os.environ["RAY_AUTH_TOKEN"],
                     started=time.time(),
                 )
             )
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        import ray
-        from ray import serve
-
-        self.log("stopping")
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # Ray reports actors that it ends itself as lost
-            with suppress(Exception):
-                serve.shutdown()
-            ray.shutdown()
-        self._ray_directory.cleanup()
-        state_file().unlink(missing_ok=True)
+            yield
+        finally:
+            log("stopping")
+            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # Ray reports actors it ends itself as lost
+                with suppress(Exception):
+                    serve.shutdown()
+                ray.shutdown()
+            state_file().unlink(missing_ok=True)
 
 
-def serve_until_stopped(platform: Platform, ready: Callable[[], Any]) -> None:
+def serve_until_stopped(platform: AbstractContextManager, ready: Callable[[], Any]) -> None:
     """Brings a platform up, calls `ready`, and takes it down on SIGINT or SIGTERM, also while it is still starting."""
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -174,7 +165,7 @@ def stop_platform(timeout: float = 60.0) -> bool:
     return True
 
 
-def deployments(state: State) -> dict[str, dict[str, Any]]:
+def deployments(state: PlatformState) -> dict[str, dict[str, Any]]:
     """Status and replicas by deployment of a running platform, asked of Ray Serve itself."""
     _set_ray_environment(state.ray_token)
     import ray
@@ -197,7 +188,7 @@ def _set_ray_environment(token: str) -> None:
         os.environ.setdefault(name, value)
 
 
-def _write_state(state: State) -> None:
+def _write_state(state: PlatformState) -> None:
     """Readable by this user alone: it holds the token."""
     path = state_file()
     path.parent.mkdir(parents=True, exist_ok=True)

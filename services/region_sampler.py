@@ -5,28 +5,29 @@ from __future__ import annotations
 import asyncio
 
 import torch
-from ferret.v1.region_sampler_pb2 import EmbedRegionsRequest, EmbedRegionsResponse
+from ferret.v1.region_sampler_pb2 import EncodeRegionsRequest, EncodeRegionsResponse
 
 from ferret_core.geometry import ImageSize
+from services.loading import load_part
 from services.settings import ModelSettings
-from services.stages import load_part
-from services.wire import region_from_proto, tensor_from_proto, tensor_to_proto
+from services.stage_wire import tensor_from_proto, tensor_to_proto
+from services.wire import region_from_proto
 
 
 class RegionSampler:
-    """Regions of an image to embeddings."""
+    """Regions of an image to region features."""
 
     def __init__(self, settings: ModelSettings) -> None:
         self.model, self.processor = load_part(settings, "region_encoder")
 
-    async def EmbedRegions(self, request: EmbedRegionsRequest) -> EmbedRegionsResponse:  # noqa: N802 (the RPC's name)
-        """Regions of one image to one embedding each."""
-        return await asyncio.to_thread(self._embed, request)
+    async def EncodeRegions(self, request: EncodeRegionsRequest) -> EncodeRegionsResponse:  # noqa: N802 (the RPC's name)
+        """One vector of decoder width for each region of an image."""
+        return await asyncio.to_thread(self._encode, request)
 
     @torch.inference_mode()
-    def _embed(self, request: EmbedRegionsRequest) -> EmbedRegionsResponse:
+    def _encode(self, request: EncodeRegionsRequest) -> EncodeRegionsResponse:
         size = ImageSize(request.image_width, request.image_height)
-        points = torch.stack([self.processor.encode_region(region_from_proto(r), size) for r in request.regions])
-        features = tensor_from_proto(request.features).to(self.model.device)
-        embeddings = self.model.model.encode_regions(features, points.to(self.model.device))
-        return EmbedRegionsResponse(embeddings=tensor_to_proto(embeddings))
+        points = torch.stack([self.processor.region_points(region_from_proto(r), size) for r in request.regions])
+        image_features = tensor_from_proto(request.image_features).to(self.model.device)
+        region_features = self.model.model.encode_regions(image_features, points.to(self.model.device))
+        return EncodeRegionsResponse(region_features=tensor_to_proto(region_features))

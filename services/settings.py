@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ferret_core.checkpoint import bundled
 from ferret_core.images import MAX_BYTES, MAX_PIXELS
 
+GRPC_PORT, HTTP_PORT = 9000, 8000
 MESSAGE_BYTES = 64 * 2**20
 
-# Must be set on every node before Ray starts (measured and explained in docs/platform.md).
+# Must be set on every node before Ray starts.
 RAY_ENVIRONMENT = {
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",  # deployments talk gRPC to each other, not actor calls
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MESSAGE_BYTES),  # feature maps outgrow the default of 4 MB
@@ -62,7 +63,9 @@ class ModelSettings(Settings):
     """One model and its three stages."""
 
     path: str = Field(description="A bundled checkpoint, a directory, or a name on the hub.")
-    dtype: str | None = Field(None, description="bfloat16, float16 or float32; by default bfloat16 on a GPU, else float32.")
+    dtype: Literal["bfloat16", "float16", "float32"] | None = Field(
+        None, description="Of weights and arithmetic; by default bfloat16 on a GPU, else float32."
+    )
     image_encoder: DeploymentSettings = DeploymentSettings()
     region_sampler: DeploymentSettings = DeploymentSettings()
     llm_decoder: DeploymentSettings = DeploymentSettings(max_ongoing_requests=64)

@@ -16,7 +16,7 @@ class ImageStore:
     Writing is atomic and idempotent. The least recently used images go when the directory outgrows `max_bytes`.
     """
 
-    def __init__(self, directory: str | Path, max_bytes: int = 2 * 2**30) -> None:
+    def __init__(self, directory: str | Path, max_bytes: int) -> None:
         self.directory = Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.max_bytes = max_bytes

@@ -1,31 +1,21 @@
-"""Messages of `ferret.v1` to and from the types of `ferret_core`. The only place that knows both."""
+"""Messages that clients meet, to and from the types of `ferret_core`. Needs no torch; `stage_wire` has the rest."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-import torch
-from ferret.v1 import ferret_pb2, llm_decoder_pb2, regions_pb2, sampling_pb2, tensor_pb2
-from torch import Tensor
+from ferret.v1 import ferret_pb2, regions_pb2, sampling_pb2
 
 from ferret_core.answer import AnswerEvent, Finish, FinishReason, TextDelta, Usage
-from ferret_core.engine import Delta, SamplingParams
 from ferret_core.geometry import BRUSH_WIDTH, Box, ImageSize, Mask, Point, Polygon, Region, RegionError, Scribble
 from ferret_core.grounding import Span
 
-_DTYPES = {
-    tensor_pb2.Tensor.TYPE_FLOAT32: torch.float32,
-    tensor_pb2.Tensor.TYPE_FLOAT16: torch.float16,
-    tensor_pb2.Tensor.TYPE_BFLOAT16: torch.bfloat16,
-}
-_TYPES = {dtype: kind for kind, dtype in _DTYPES.items()}
-
-_REASONS: dict[FinishReason, sampling_pb2.FinishReason] = {
+REASONS_TO_PROTO: dict[FinishReason, sampling_pb2.FinishReason] = {
     "stop": sampling_pb2.FINISH_REASON_STOP,
     "length": sampling_pb2.FINISH_REASON_LENGTH,
 }
-_REASON_NAMES = {value: name for name, value in _REASONS.items()}
+REASONS_FROM_PROTO = {value: name for name, value in REASONS_TO_PROTO.items()}
 
 
 def region_to_proto(region: Region) -> regions_pb2.Region:
@@ -59,37 +49,9 @@ def region_from_proto(message: regions_pb2.Region) -> Region:
     raise RegionError("shape: one of point, box, polygon, scribble or mask must be set")
 
 
-def tensor_to_proto(tensor: Tensor) -> tensor_pb2.Tensor:
-    """Any float tensor, bit for bit."""
-    data = tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-    return tensor_pb2.Tensor(type=_TYPES[tensor.dtype], shape=tensor.shape, data=data)
-
-
-def tensor_from_proto(message: tensor_pb2.Tensor) -> Tensor:
-    """Inverse of `tensor_to_proto`."""
-    return torch.frombuffer(bytearray(message.data), dtype=_DTYPES[message.type]).reshape(tuple(message.shape))
-
-
 def sampling_to_proto(**settings: Any) -> sampling_pb2.Sampling:
     """Settings of `SamplingParams`; those not given stay unset, so that the server's defaults hold."""
     return sampling_pb2.Sampling(**settings)
-
-
-def sampling_from_proto(message: sampling_pb2.Sampling) -> SamplingParams:
-    """Raises `ValueError` naming the setting that is out of range."""
-    settings = {field.name: value for field, value in message.ListFields()}
-    return SamplingParams(**settings | {"stop": tuple(message.stop)})
-
-
-def delta_to_proto(delta: Delta) -> llm_decoder_pb2.DecodeResponse:
-    """One step of the decoder."""
-    reason = _REASONS[delta.finish_reason] if delta.finish_reason else sampling_pb2.FINISH_REASON_UNSPECIFIED
-    return llm_decoder_pb2.DecodeResponse(text=delta.text, tokens=delta.tokens, finish_reason=reason)
-
-
-def delta_from_proto(message: llm_decoder_pb2.DecodeResponse) -> Delta:
-    """Inverse of `delta_to_proto`."""
-    return Delta(message.text, message.tokens, _REASON_NAMES.get(message.finish_reason))
 
 
 def event_to_proto(event: AnswerEvent, image_id: str, model: str) -> ferret_pb2.ChatResponse:
@@ -109,7 +71,7 @@ def event_to_proto(event: AnswerEvent, image_id: str, model: str) -> ferret_pb2.
             return ferret_pb2.ChatResponse(span=span)
         case Finish(reason, usage):
             finish = ferret_pb2.Finish(
-                reason=_REASONS[reason],
+                reason=REASONS_TO_PROTO[reason],
                 usage=ferret_pb2.Usage(
                     prompt_tokens=usage.prompt_tokens,
                     completion_tokens=usage.completion_tokens,
@@ -133,7 +95,7 @@ def event_from_proto(message: ferret_pb2.ChatResponse) -> AnswerEvent:
         case "finish":
             usage = message.finish.usage
             return Finish(
-                _REASON_NAMES[message.finish.reason],
+                REASONS_FROM_PROTO[message.finish.reason],
                 Usage(
                     prompt_tokens=usage.prompt_tokens,
                     completion_tokens=usage.completion_tokens,

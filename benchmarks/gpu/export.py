@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from ferret_core.checkpoint.bundled import resolve
+from ferret_core.checkpoint.bundled import DEFAULT, checkpoint_path
 from ferret_core.model import FerretForConditionalGeneration, FerretProcessor
 
 
 def main() -> None:
     run, output = Path(sys.argv[1]), Path(sys.argv[2])
-    start = resolve("playground")
+    start = checkpoint_path(DEFAULT)
     model = FerretForConditionalGeneration.from_pretrained(start, dtype=torch.bfloat16)
     state = torch.load(run / "checkpoint" / "state.pt", map_location="cpu", weights_only=True)
     model.load_state_dict(state["module"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ import typer
 from PIL import Image
 
 from ferret_core.answer import Answer, AnswerEvent, Finish, TextDelta
+from ferret_core.checkpoint.bundled import DEFAULT
 from ferret_core.geometry import Box, Mask, Point, Polygon, Region, RegionError, Scribble
 from ferret_core.images import open_image
 from ferret_core.overlay import draw_overlay
@@ -53,7 +53,7 @@ def ask(
     turns = [parse_turn(text) for text in history or ()]
     mentioned = {n for text in (question, *(turn.question for turn in turns)) for n in mentioned_regions(text)}
     for unused in sorted(set(range(len(regions))) - mentioned):
-        print(f"ferret ask: --region {unused + 1} is not mentioned; write [region{unused}] in the question", file=sys.stderr)
+        typer.echo(f"ferret ask: --region {unused + 1} is not mentioned; write [region{unused}] in the question", err=True)
 
     predictor = _predictor(model, server)
     predictor.set_image(image)
@@ -63,25 +63,25 @@ def ask(
     ):
         events.append(event)
         if isinstance(event, TextDelta) and not as_json:
-            print(event.text, end="", flush=True)
+            typer.echo(event.text, nl=False)
         if isinstance(event, Finish) and event.usage.dropped_turns:
-            print(f"\nferret ask: the oldest {event.usage.dropped_turns} turns did not fit and were left out", file=sys.stderr)
+            typer.echo(f"\nferret ask: the oldest {event.usage.dropped_turns} turns did not fit and were left out", err=True)
     answer = Answer.collect(events)
     if as_json:
-        print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
+        typer.echo(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
     else:
-        print()
+        typer.echo()
         print_spans(answer)
     if overlay:
         draw_overlay(open_image(image), answer.spans, dict(enumerate(regions))).save(overlay)
-        print(f"wrote {overlay}", file=sys.stderr)
+        typer.echo(f"wrote {overlay}", err=True)
 
 
 def print_spans(answer: Answer) -> None:
     """A line for each grounded phrase, its box in whole pixels."""
     for span in answer.spans:
         x1, y1, x2, y2 = (round(v) for v in dataclasses.astuple(span.box))
-        print(f"  {span.phrase or '(box)'}: x {x1} to {x2}, y {y1} to {y2}")
+        typer.echo(f"  {span.phrase or '(box)'}: x {x1} to {x2}, y {y1} to {y2}")
 
 
 def parse_region(text: str) -> Region:
@@ -127,7 +127,7 @@ def _predictor(model: str, server: str | None) -> Any:
     if server is None:
         from ferret_core.predictor import FerretPredictor  # slow to import: only where it is needed
 
-        return FerretPredictor.from_pretrained(model or "playground")
+        return FerretPredictor.from_pretrained(model or DEFAULT)
     clients = entry_points(group="ferret.clients", name="grpc")
     if not clients:
         raise RuntimeError("--server needs the client: pip install 'ferret-platform[serve]'")

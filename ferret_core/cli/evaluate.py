@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from ferret_core.checkpoint.bundled import DEFAULT
+
 app = typer.Typer(no_args_is_help=True, help="Measure a checkpoint.")
 
 
@@ -19,7 +21,7 @@ def _group() -> None:
 
 @app.command()
 def playground(
-    model: Annotated[str, typer.Option(help="A bundled checkpoint or a directory.")] = "playground",
+    model: Annotated[str, typer.Option(help="A bundled checkpoint or a directory.")] = DEFAULT,
     scenes: Annotated[int, typer.Option(help="Scenes of the test split.", min=1)] = 1000,
     batch_size: Annotated[int, typer.Option(help="Questions answered at a time.", min=1)] = 32,
     output: Annotated[Path | None, typer.Option(help="Directory for report.md and report.json.")] = None,

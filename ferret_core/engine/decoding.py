@@ -21,7 +21,7 @@ class Delta:
     """A step's text, possibly empty, and how many tokens the answer has by now."""
 
     text: str
-    tokens: int
+    completion_tokens: int
     finish_reason: FinishReason | None = None
 
 

@@ -12,11 +12,13 @@ from transformers import (
 )
 
 from ferret_core.model.configuration import ConvStemVisionConfig, FerretConfig
-from ferret_core.model.modeling import PARTS, FerretForConditionalGeneration, FerretModel
+from ferret_core.model.modeling import PARTS, FerretForConditionalGeneration, FerretModel, default_device, default_dtype
 from ferret_core.model.processor import FerretImageProcessor, FerretProcessor
 from ferret_core.model.region_encoder import sample_points
 from ferret_core.model.tokenizer import FerretLlamaTokenizer
+from ferret_core.model.vision import ConvStemVisionModel
 
+AutoModel.register(ConvStemVisionConfig, ConvStemVisionModel, exist_ok=True)
 AutoConfig.register("ferret", FerretConfig, exist_ok=True)
 AutoModel.register(FerretConfig, FerretModel, exist_ok=True)
 AutoModelForImageTextToText.register(FerretConfig, FerretForConditionalGeneration, exist_ok=True)
@@ -34,5 +36,7 @@ __all__ = [
     "FerretLlamaTokenizer",
     "FerretModel",
     "FerretProcessor",
+    "default_device",
+    "default_dtype",
     "sample_points",
 ]

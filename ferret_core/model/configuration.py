@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any, Literal
 
-from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, PreTrainedConfig
+from transformers import AutoConfig, CLIPVisionConfig, PreTrainedConfig
 
 from ferret_core.checkpoint import original
 
@@ -33,6 +33,9 @@ class ConvStemVisionConfig(CLIPVisionConfig):
             raise ValueError(f"patch_size must be {2 ** len(self.stem_widths)} with {len(self.stem_widths)} stem stages")
         if self.stem_widths[-1] != self.hidden_size:
             raise ValueError(f"the last of stem_widths must be hidden_size {self.hidden_size}, got {self.stem_widths[-1]}")
+
+
+AutoConfig.register("conv_stem_vision", ConvStemVisionConfig, exist_ok=True)
 
 
 class FerretConfig(PreTrainedConfig):
@@ -70,6 +73,9 @@ class FerretConfig(PreTrainedConfig):
         self.text_config = _sub_config(self.text_config, "llama")
         super().__post_init__(**kwargs)
         self.tie_word_embeddings = self.text_config.tie_word_embeddings
+        for name, known in (("region_encoder", ("spatial_aware", "mean_pool")), ("sampler_pooling", ("max", "mean"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         layers = self.vision_config.num_hidden_layers
         if not -layers - 1 <= self.vision_feature_layer <= layers:
             raise ValueError(f"vision_feature_layer must be in [{-layers - 1}, {layers}], got {self.vision_feature_layer}")
@@ -109,8 +115,4 @@ def _sub_config(value: dict | PreTrainedConfig | None, default_type: str) -> Pre
     if isinstance(value, PreTrainedConfig):
         return value
     value = dict(value or {})
-    kind = value.pop("model_type", default_type)
-    known = {c.model_type: c for c in (CLIPVisionConfig, ConvStemVisionConfig, LlamaConfig)}
-    if kind not in known:
-        raise ValueError(f"model_type must be one of {sorted(known)}, got {kind!r}")
-    return known[kind](**value)
+    return AutoConfig.for_model(value.pop("model_type", default_type), **value)

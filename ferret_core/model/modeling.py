@@ -17,20 +17,26 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, GenerationMixin, LlamaModel, PreTrainedModel
+from transformers import AutoModel, GenerationMixin, LlamaModel, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from ferret_core.checkpoint import original
-from ferret_core.model.configuration import ConvStemVisionConfig, FerretConfig
+from ferret_core.model.configuration import FerretConfig
 from ferret_core.model.region_encoder import build_region_encoder
-from ferret_core.model.vision import ConvStemVisionModel
 
 Part = Literal["vision_tower", "region_encoder", "decoder"]
 PARTS: tuple[Part, ...] = ("vision_tower", "region_encoder", "decoder")
 IGNORE_INDEX = -100
 
-AutoConfig.register("conv_stem_vision", ConvStemVisionConfig, exist_ok=True)
-AutoModel.register(ConvStemVisionConfig, ConvStemVisionModel, exist_ok=True)
+
+def default_device() -> str:
+    """A CUDA GPU if there is one, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def default_dtype(device: str) -> torch.dtype:
+    """float32 on a CPU, bfloat16 elsewhere."""
+    return torch.float32 if device == "cpu" else torch.bfloat16
 
 
 class FerretPreTrainedModel(PreTrainedModel):
@@ -86,8 +92,7 @@ class FerretModel(FerretPreTrainedModel):
         """Feature maps `(B, N, d)` of images `(B, 3, S, S)`, row-major, without the class token or a final norm."""
         tower = self.vision_tower
         hidden = tower.pre_layrnorm(tower.embeddings(pixel_values))
-        layer = self.config.vision_feature_layer
-        depth = layer if layer >= 0 else len(tower.encoder.layers) + 1 + layer
+        depth = self.config.vision_feature_layer % (len(tower.encoder.layers) + 1)  # -1 is the last layer's output
         for block in tower.encoder.layers[:depth]:
             hidden = block(hidden, None)
         return hidden[:, 1:]
@@ -151,18 +156,23 @@ class FerretModel(FerretPreTrainedModel):
         )
 
     def embed_inputs(
-        self, input_ids: Tensor, pixel_values: Tensor | None = None, region_points: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        region_points: Tensor | None = None,
+        image_features: Tensor | None = None,
     ) -> Tensor:
-        """`embed_prompt` from raw inputs: encodes images `(images, 3, S, S)` and regions `(R, P, 2)` first."""
-        image_features = region_features = None
-        if pixel_values is not None:
+        """`embed_prompt` from raw inputs: encodes images `(images, 3, S, S)`, unless their features are given, and regions
+        `(R, P, 2)` first."""
+        if image_features is None and pixel_values is not None:
             image_features = self.encode_images(pixel_values)
-            if region_points is not None and len(region_points):
-                flat = input_ids.flatten()
-                images_before = (flat == self.config.image_token_id).cumsum(0) // self.config.num_patches
-                image_index = images_before[flat == self.config.region_token_id] - 1
-                _check_counts(len(image_index), "<region_fea> tokens", len(region_points), "regions")
-                region_features = self.encode_regions(image_features, region_points, image_index)
+        region_features = None
+        if image_features is not None and region_points is not None and len(region_points):
+            flat = input_ids.flatten()
+            images_before = (flat == self.config.image_token_id).cumsum(0) // self.config.num_patches
+            image_index = images_before[flat == self.config.region_token_id] - 1
+            _check_counts(len(image_index), "<region_fea> tokens", len(region_points), "regions")
+            region_features = self.encode_regions(image_features, region_points, image_index)
         return self.embed_prompt(input_ids, image_features, region_features)
 
 

@@ -106,27 +106,22 @@ class FerretProcessor(ProcessorMixin):
         """
         texts = [text] if isinstance(text, str) else list(text)
         pictures = [images] if isinstance(images, Image.Image) else list(images or ())
-        tokens = [self.encode_text(each) for each in texts]
-        length = max(map(len, tokens))
-        pad = self.tokenizer.pad_token_id or 0
-        data: dict[str, Tensor] = {
-            "input_ids": torch.tensor([[pad] * (length - len(ids)) + ids for ids in tokens]),
-            "attention_mask": torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in tokens]),
-        }
+        tokens = [self.token_ids(each) for each in texts]
+        data = dict(self.tokenizer.pad({"input_ids": tokens}, padding_side="left", return_tensors="pt"))
         if pictures:
-            data["pixel_values"] = self.encode_images(pictures)
+            data["pixel_values"] = self.pixel_values(pictures)
         if regions:
             owners = self._images_of_regions(texts)
             if len(owners) != len(regions):
                 raise ValueError(f"regions: the text has {len(owners)} <region_fea>, but {len(regions)} were given")
             points = [
-                self.encode_region(region, ImageSize(*pictures[owner].size), generator)
+                self.region_points(region, ImageSize(*pictures[owner].size), generator)
                 for region, owner in zip(regions, owners, strict=True)
             ]
             data["region_points"] = torch.stack(points)
         return BatchFeature(data)
 
-    def encode_text(self, text: str) -> list[int]:
+    def token_ids(self, text: str) -> list[int]:
         """Token ids of a prompt: pieces around `<image>` encoded alone, `num_patches` image tokens between them."""
         first, *rest = text.split(IMAGE_TOKEN)
         ids = list(self.tokenizer(first).input_ids)
@@ -135,11 +130,11 @@ class FerretProcessor(ProcessorMixin):
             ids += self.tokenizer(piece).input_ids[1:]  # without its BOS
         return ids
 
-    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
+    def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
         """Pixel values float32 `(images, 3, S, S)`."""
         return self.image_processor(images, return_tensors="pt")["pixel_values"]
 
-    def encode_region(self, region: Region, size: ImageSize, generator: torch.Generator | None = None) -> Tensor:
+    def region_points(self, region: Region, size: ImageSize, generator: torch.Generator | None = None) -> Tensor:
         """Points `(P, 2)` of one region, see `sample_points`. Raises `RegionError` if it does not fit the image."""
         return sample_points(region.to_mask(size), self.sampler_points, generator, self.repeat_points)
 

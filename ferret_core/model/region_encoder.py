@@ -98,7 +98,8 @@ def nearest_neighbors(points: Tensor, anchors: Tensor, count: int) -> Tensor:
     """
     (x, y), (anchor_x, anchor_y) = points.unbind(-1), anchors.unbind(-1)
     distance = (x[:, None] - anchor_x[..., None]).square_() + (y[:, None] - anchor_y[..., None]).square_()
-    # Non-negative floats order like their bits: distance above, index below makes every key unique.
+    # topk breaks ties as it likes. Non-negative floats order like their bits: with the distance above and the index below,
+    # no two keys are equal.
     keys = (distance.view(torch.int32).long() << 32) | torch.arange(points.shape[1], device=points.device)
     return keys.topk(count, largest=False).values & 0xFFFFFFFF
 
@@ -146,7 +147,7 @@ class SamplerStage(nn.Module):
         self.difference = nn.Linear(width + 2, width + 2)
         self.aggregate = nn.Linear(2 * (width + 2), width)
         self.norm = nn.LayerNorm(width)
-        self._fused: tuple[tuple, Tensor] | None = None
+        self._fused: tuple[tuple, tuple[Tensor, ...], Tensor] | None = None
 
     def choose(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Indices of the anchors `(R, M)` and of their neighbours `(R, M, K)` among `points` `(R, P, 2)`."""
@@ -159,17 +160,18 @@ class SamplerStage(nn.Module):
         of_neighbor, of_anchor = self.aggregate.weight.split(x.shape[-1], dim=1)
         constant = F.linear(self.difference.bias, of_neighbor, self.aggregate.bias)
         if torch.is_grad_enabled():
-            moved = F.linear(F.linear(x, self.difference.weight), of_neighbor)
+            neighbor_terms = F.linear(F.linear(x, self.difference.weight), of_neighbor)
         else:
-            moved = F.linear(x, self._fused_weight(of_neighbor))
-        still = F.linear(_take(x, anchors), of_anchor, constant) - _take(moved, anchors)
+            neighbor_terms = F.linear(x, self._fused_weight(of_neighbor))
+        anchor_terms = F.linear(_take(x, anchors), of_anchor, constant) - _take(neighbor_terms, anchors)
 
+        # Gathered and fused a few anchors at a time, over all regions: what is gathered stays in the cache.
         first_row = torch.arange(len(x), device=x.device)[:, None, None] * x.shape[1]
-        rows, still, table = (neighbors + first_row).flatten(0, 1), still.flatten(0, 1), moved.flatten(0, 1)
+        rows, table = (neighbors + first_row).flatten(0, 1), neighbor_terms.flatten(0, 1)
         chunk = len(rows) if torch.is_grad_enabled() else _ANCHORS_PER_CHUNK
         pooled = [
-            self._pool(F.embedding(index, table).add_(shift[:, None]))
-            for index, shift in zip(rows.split(chunk), still.split(chunk), strict=True)
+            self._pool(F.embedding(index, table).add_(anchor_term[:, None]))
+            for index, anchor_term in zip(rows.split(chunk), anchor_terms.flatten(0, 1).split(chunk), strict=True)
         ]
         return torch.cat(pooled).unflatten(0, anchors.shape)
 
@@ -186,12 +188,13 @@ class SamplerStage(nn.Module):
         return fused.amax(dim=-2) if self.pooling == "max" else fused.mean(dim=-2)
 
     def _fused_weight(self, of_neighbor: Tensor) -> Tensor:
-        """U1 W, formed once and again whenever either weight has changed."""
+        """U1 W, formed once and again whenever either weight has changed: half of the arithmetic that is left."""
         weights = (self.aggregate.weight, self.difference.weight)
         key = tuple((w.data_ptr(), 0 if w.is_inference() else w._version, w.dtype) for w in weights)
         if self._fused is None or self._fused[0] != key:
-            self._fused = key, of_neighbor @ self.difference.weight
-        return self._fused[1]
+            held = tuple(w.detach() for w in weights)  # while they live, no other weight can have their address
+            self._fused = key, held, of_neighbor @ self.difference.weight
+        return self._fused[-1]
 
 
 class SpatialAwareSampler(nn.Module):
@@ -246,4 +249,4 @@ def build_region_encoder(config: FerretConfig) -> SpatialAwareSampler | MeanPool
 
 def _take(values: Tensor, index: Tensor) -> Tensor:
     """Rows `(R, M, ...)` of `values` `(R, P, ...)` at `index` `(R, M)`."""
-    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
+    return torch.take_along_dim(values, index[..., None], dim=1)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -30,6 +29,8 @@ class TrainConfig:
     """Questions about each image."""
     max_length: int = 2048
     """Most tokens of a sample; the last questions of a longer conversation are left out."""
+    patch_name_weight: float = 0.0
+    """Weight of the loss for naming what every patch shows, in `instruct`; needs scenes that know it (the playground's)."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """`muon` updates the matrices inside the network with Muon, the rest with AdamW."""
     learning_rate: float = 1e-3
@@ -68,6 +69,9 @@ class TrainConfig:
     """Steps between lines of `metrics.jsonl`."""
 
     def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name}: must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
         for name in ("steps", "batch_size", "turns", "workers", "eval_steps", "eval_examples", "log_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
@@ -83,11 +87,11 @@ class TrainConfig:
             if not separator:
                 raise ValueError(f"{override!r}: write KEY=VALUE")
             values[key] = yaml.safe_load(value)
-        known = {field.name: field for field in dataclasses.fields(cls)}
+        types = get_type_hints(cls)
         for key, value in values.items():
-            if key not in known:
-                raise ValueError(f"{key}: no such setting; known: {', '.join(known)}")
-            if "float" in str(known[key].type) and value is not None:
+            if key not in types:
+                raise ValueError(f"{key}: no such setting; known: {', '.join(types)}")
+            if types[key] is float:
                 values[key] = float(value)  # YAML reads 3e-4 as text
         return cls(**values)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ferret_core.data.playground import THINGS, Example, generate_scene, playground_example, scene_rng
+from ferret_core.data.playground import THINGS, Example, Scene, Split, generate_scene, playground_example, scene_rng
 from ferret_core.geometry import to_bins
 from ferret_core.model.modeling import IGNORE_INDEX
 from ferret_core.model.processor import FerretProcessor
-from ferret_core.prompt import END_OF_ANSWER, IMAGE_TOKEN, Turn, build_prompt, write_boxes
+from ferret_core.prompt import IMAGE_TOKEN, Turn, answer_ranges, build_prompt, write_boxes
 
-_ANSWER = re.compile(rf" ASSISTANT:(.*?{re.escape(END_OF_ANSWER)})", re.DOTALL)
 _THING_INDEX = {thing.name: i for i, thing in enumerate(THINGS)}
 
 
@@ -32,6 +31,8 @@ class Sample:
     """float32 `(3, S, S)`."""
     region_points: Tensor
     """float32 `(R, P, 2)`."""
+    patch_names: Tensor
+    """int64 `(N,)`: for each patch, the first token of the name of what is under its centre; -100 for background."""
 
 
 def build_sample(
@@ -46,7 +47,7 @@ def build_sample(
     while True:
         prompt, regions = build_prompt(turns, dict(enumerate(record.regions)), record.size)
         before, after = prompt.split(IMAGE_TOKEN)
-        head = torch.tensor(processor.encode_text(before + IMAGE_TOKEN))
+        head = torch.tensor(processor.token_ids(before + IMAGE_TOKEN))
         tail = processor.tokenizer(after, return_offsets_mapping=True)
         if len(head) + len(tail.input_ids) - 1 <= max_length:
             break
@@ -56,16 +57,30 @@ def build_sample(
     ids = torch.tensor(tail.input_ids[1:])  # without its BOS
     labels = torch.full_like(ids, IGNORE_INDEX)
     offsets = torch.tensor(tail.offset_mapping[1:])
-    for answer in _ANSWER.finditer(after):
-        inside = (offsets[:, 0] >= answer.start(1)) & (offsets[:, 1] <= answer.end(1))
+    for start, end in answer_ranges(after):
+        inside = (offsets[:, 0] >= start) & (offsets[:, 1] <= end)
         labels[inside] = ids[inside]
-    points = [processor.encode_region(region, record.size, generator) for region in regions]
+    points = [processor.region_points(region, record.size, generator) for region in regions]
     return Sample(
         input_ids=torch.cat((head, ids)),
         labels=torch.cat((torch.full_like(head, IGNORE_INDEX), labels)),
-        pixel_values=processor.encode_images([example.image])[0],
+        pixel_values=processor.pixel_values([example.image])[0],
         region_points=torch.stack(points) if points else torch.zeros(0, processor.sampler_points, 2),
+        patch_names=_patch_names(example.scene, processor),
     )
+
+
+def _patch_names(scene: Scene, processor: FerretProcessor) -> Tensor:
+    names = [processor.tokenizer(f" {o.thing.name}").input_ids[1] for o in scene.objects]
+    return torch.tensor([IGNORE_INDEX, *names])[_patch_instances(scene, processor)]
+
+
+def _patch_instances(scene: Scene, processor: FerretProcessor) -> Tensor:
+    """What is under the centre of each patch: int64 `(N,)`, 0 for background, i + 1 for object i."""
+    side = math.isqrt(processor.num_patches)
+    centers = (torch.arange(side) + 0.5) / side
+    rows, columns = (centers * scene.size.height).long(), (centers * scene.size.width).long()
+    return torch.from_numpy(scene.instances)[rows[:, None], columns].flatten().long()
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, Tensor]:
@@ -76,46 +91,34 @@ def collate(samples: Sequence[Sample]) -> dict[str, Tensor]:
         "labels": pad([s.labels for s in samples], batch_first=True, padding_value=IGNORE_INDEX),
         "pixel_values": torch.stack([s.pixel_values for s in samples]),
         "region_points": torch.cat([s.region_points for s in samples]),
+        "patch_names": torch.stack([s.patch_names for s in samples]),
     }
 
 
 class InstructionDataset(Dataset[Sample]):
-    """Playground conversations, made on the fly; sample i is a function of (split, i)."""
+    """Playground conversations, made on the fly, without end: a sample is a function of (split, scene)."""
 
-    def __init__(
-        self, split: str, processor: FerretProcessor, turns: int, max_length: int, first: int = 0, length: int = 2**31
-    ) -> None:
+    def __init__(self, split: Split, processor: FerretProcessor, turns: int, max_length: int) -> None:
         self.split, self.processor, self.turns, self.max_length = split, processor, turns, max_length
-        self.first, self.length = first, length
 
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, i: int) -> Sample:
-        index = self.first + i
-        example = playground_example(self.split, index, self.turns)
-        return build_sample(example, self.processor, self.max_length, torch.Generator().manual_seed(index))
+    def __getitem__(self, scene: int) -> Sample:
+        example = playground_example(self.split, scene, self.turns)
+        return build_sample(example, self.processor, self.max_length, torch.Generator().manual_seed(scene))
 
 
 class DenseDataset(Dataset[dict[str, Tensor]]):
     """Playground scenes with, for every patch, the thing under its centre and that thing's box."""
 
-    def __init__(self, split: str, processor: FerretProcessor, first: int = 0, length: int = 2**31) -> None:
-        self.split, self.processor, self.first, self.length = split, processor, first, length
+    def __init__(self, split: Split, processor: FerretProcessor) -> None:
+        self.split, self.processor = split, processor
 
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, i: int) -> dict[str, Tensor]:
-        scene = generate_scene(scene_rng(self.split, self.first + i))
-        side = int(self.processor.num_patches**0.5)
-        centers = (torch.arange(side) + 0.5) / side
-        rows, columns = (centers * scene.size.height).long(), (centers * scene.size.width).long()
-        instances = torch.from_numpy(scene.instances)[rows[:, None], columns].flatten().long()
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        scene = generate_scene(scene_rng(self.split, index))
+        instances = _patch_instances(scene, self.processor)
         kinds = torch.tensor([0, *(1 + _THING_INDEX[o.thing.name] for o in scene.objects)])
         boxes = torch.tensor([(0, 0, 0, 0), *(to_bins(o.box.coordinates(scene.size), scene.size) for o in scene.objects)])
         return {
-            "pixel_values": self.processor.encode_images([scene.image])[0],
+            "pixel_values": self.processor.pixel_values([scene.image])[0],
             "kinds": kinds[instances],  # 0 for background
             "boxes": boxes[instances],  # in text bins
         }

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
-from ferret_core.data.playground import THINGS
+from ferret_core.data.playground import THINGS, Split
 from ferret_core.model import FerretForConditionalGeneration, FerretProcessor
 from ferret_core.model.modeling import IGNORE_INDEX
 from ferret_core.training.config import TrainConfig
-from ferret_core.training.initialize import CODE_WIDTH, number_code
+from ferret_core.training.number_code import CODE_WIDTH, number_code
 from ferret_core.training.samples import DenseDataset, InstructionDataset, collate
 
 Batch = dict[str, Tensor]
@@ -26,8 +26,8 @@ class Task(Protocol):
     module: nn.Module
     """Everything that is trained: the model, and what the task adds to it."""
 
-    def dataset(self, split: str, config: TrainConfig, length: int = 2**31) -> Dataset:
-        """Samples of a split."""
+    def dataset(self, split: Split, config: TrainConfig) -> Dataset:
+        """Samples of a split, by scene."""
         ...
 
     def collate(self, samples: list) -> Batch:
@@ -40,39 +40,46 @@ class Task(Protocol):
 
 
 class InstructTask:
-    """Next-token prediction on the answers of grounded conversations."""
+    """Next-token prediction on the answers of grounded conversations.
 
-    def __init__(self, model: FerretForConditionalGeneration, processor: FerretProcessor) -> None:
+    Beside it, every patch names what it shows, through the projector and the language model's own head: so a patch enters
+    the decoder as something like the word for it, which is easier to pass on than a code of its own.
+    """
+
+    def __init__(self, model: FerretForConditionalGeneration, processor: FerretProcessor, config: TrainConfig) -> None:
+        self.patch_name_weight = config.patch_name_weight
         self.module: nn.Module = model
         self.model = model
         self.processor = processor
         values = {token: int(text) for text, token in processor.tokenizer.get_vocab().items() if text.isdecimal()}
         self._number = torch.tensor([values.get(token, -1) for token in range(model.config.text_config.vocab_size)])
 
-    def dataset(self, split: str, config: TrainConfig, length: int = 2**31) -> Dataset:
+    def dataset(self, split: Split, config: TrainConfig) -> Dataset:
         """Conversations of `config.turns` questions."""
-        first = config.first_scene if split == "train" else 0
-        return InstructionDataset(split, self.processor, config.turns, config.max_length, first, length)
+        return InstructionDataset(split, self.processor, config.turns, config.max_length)
 
     collate = staticmethod(collate)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy; teacher-forced, the share of right words and the mean error of numbers, in text bins."""
-        hidden = self.model.model(
-            input_ids=batch["input_ids"],
-            pixel_values=batch["pixel_values"],
-            region_points=batch["region_points"],
-            use_cache=False,
-        ).last_hidden_state
+        model, head = self.model.model, self.model.lm_head
+        image_features = model.encode_images(batch["pixel_values"])
+        embeddings = model.embed_inputs(batch["input_ids"], region_points=batch["region_points"], image_features=image_features)
+        hidden = model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
         targets = batch["labels"][:, 1:]
         kept = targets != IGNORE_INDEX
-        logits, targets = self.model.lm_head(hidden[:, :-1][kept]).float(), targets[kept]
+        logits, targets = head(hidden[:, :-1][kept]).float(), targets[kept]
         loss = F.cross_entropy(logits, targets)
+
+        shown = batch["patch_names"] != IGNORE_INDEX
+        patches = head(model.language_model.norm(model.multi_modal_projector(image_features[shown]))).float()
+        loss = loss + self.patch_name_weight * F.cross_entropy(patches, batch["patch_names"][shown])
         with torch.no_grad():
             answers = logits.argmax(-1)
             number = self._number.to(targets.device)
             numbers = number[targets] >= 0
             metrics = {
+                "patch_names": (patches.argmax(-1) == batch["patch_names"][shown]).float().mean().item(),
                 "words": (answers == targets)[~numbers].float().mean().item(),
                 "number_error": (number[answers] - number[targets])[numbers].abs().float().mean().item(),
             }
@@ -82,7 +89,7 @@ class InstructTask:
 class DenseTask:
     """What is under every patch, and its box: a head start for the vision tower, as CLIP's has had one."""
 
-    def __init__(self, model: FerretForConditionalGeneration, processor: FerretProcessor) -> None:
+    def __init__(self, model: FerretForConditionalGeneration, processor: FerretProcessor, config: TrainConfig) -> None:
         self.model, self.processor = model.model, processor
         width = model.config.vision_config.hidden_size
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(self._outputs)))
@@ -91,9 +98,9 @@ class DenseTask:
 
     _outputs = (1, len(THINGS), 4 * CODE_WIDTH)
 
-    def dataset(self, split: str, config: TrainConfig, length: int = 2**31) -> Dataset:
+    def dataset(self, split: Split, config: TrainConfig) -> Dataset:
         """Scenes with dense labels."""
-        return DenseDataset(split, self.processor, config.first_scene if split == "train" else 0, length)
+        return DenseDataset(split, self.processor)
 
     collate = staticmethod(default_collate)
 
@@ -118,7 +125,7 @@ class DenseTask:
         return loss, metrics
 
 
-TASKS: dict[str, Callable[[FerretForConditionalGeneration, FerretProcessor], Task]] = {
+TASKS: dict[str, Callable[[FerretForConditionalGeneration, FerretProcessor, TrainConfig], Task]] = {
     "instruct": InstructTask,
     "dense": DenseTask,
 }

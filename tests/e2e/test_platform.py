@@ -21,7 +21,7 @@ from ferret_core.data.playground import GESTURES, playground_example
 from ferret_core.geometry import Box, Point, Scribble
 from ferret_core.predictor import FerretPredictor
 from ferret_core.prompt import Turn
-from services.client import AsyncFerretClient, FerretClient, InvalidRequestError, ServerError, UnknownError
+from services.client import AsyncFerretClient, FerretClient, InvalidRequestError, NotFoundError, ServerError
 from services.wire import region_to_proto
 from tests.processes import assert_all_end, descendants, free_port
 
@@ -190,7 +190,7 @@ def test_bad_requests_name_the_field_and_the_platform_keeps_serving(platform, cl
         client.set_image(b"hello")
     with FerretClient(platform[0], model="gpt") as other:
         other.set_image(image)
-        with pytest.raises(UnknownError, match="no model 'gpt'"):
+        with pytest.raises(NotFoundError, match="no model 'gpt'"):
             other.ask("x")
     client.set_image(image)
     assert client.ask("Describe the image.").finish_reason == "stop"

@@ -42,7 +42,7 @@ def encode_with(sampler, features, points, image_index, recorded, plain=False):
 
 @pytest.mark.parametrize("file", sorted(path.name for path in (GOLDEN / "images").iterdir()))
 def test_preprocessing_is_bit_exact(file, golden, original_processor):
-    pixels = original_processor.encode_images([Image.open(golden / "images" / file)])[0].numpy()
+    pixels = original_processor.pixel_values([Image.open(golden / "images" / file)])[0].numpy()
     info = json.loads((golden / "preprocess" / "info.json").read_text())[file]
     assert pixels.mean() == pytest.approx(info["mean"], abs=1e-6)
     recorded = np.load(golden / "preprocess" / "pixel_values_odd_images.npz")
@@ -69,7 +69,7 @@ def test_token_ids_and_texts(golden, original_processor, tmp_path):
 
 def test_tokens_around_the_image(golden, original_processor):
     for case in json.loads((golden / "tokenizer_cases.json").read_text())["tokenizer_image_token"]:
-        ids = original_processor.encode_text(case["prompt"])
+        ids = original_processor.token_ids(case["prompt"])
         assert collapse(ids) == case["ids"], case["prompt"]
 
 
@@ -220,4 +220,4 @@ def test_points_of_a_region(kind, golden, original_processor):
         mask = masks[name].T
         if (mask != 0).sum() == 512:
             size = ImageSize(mask.shape[1], mask.shape[0])
-            assert torch.equal(original_processor.encode_region(Mask.from_array(mask), size), points), name
+            assert torch.equal(original_processor.region_points(Mask.from_array(mask), size), points), name

@@ -15,8 +15,8 @@ from ferret_core.data.playground import playground_example
 from ferret_core.model import FerretForConditionalGeneration
 from ferret_core.model.modeling import IGNORE_INDEX
 from ferret_core.training.config import TrainConfig
-from ferret_core.training.initialize import initialize_numbers, number_code
 from ferret_core.training.loop import train
+from ferret_core.training.number_code import initialize_numbers, number_code
 from ferret_core.training.samples import build_sample, collate
 
 

@@ -11,19 +11,9 @@ from ferret_core.engine import Delta, SamplingParams
 from ferret_core.geometry import Box, ImageSize, Mask, Point, Polygon, RegionError, Scribble
 from ferret_core.grounding import Span
 from services.errors import NotFoundError, status_of
+from services.stage_wire import delta_from_proto, delta_to_proto, sampling_from_proto, tensor_from_proto, tensor_to_proto
 from services.stores import ImageStore
-from services.wire import (
-    delta_from_proto,
-    delta_to_proto,
-    event_from_proto,
-    event_to_proto,
-    region_from_proto,
-    region_to_proto,
-    sampling_from_proto,
-    sampling_to_proto,
-    tensor_from_proto,
-    tensor_to_proto,
-)
+from services.wire import event_from_proto, event_to_proto, region_from_proto, region_to_proto, sampling_to_proto
 
 number = st.floats(0, 5000)
 vertices = st.lists(st.tuples(number, number), min_size=1, max_size=20).map(tuple)
@@ -95,6 +85,6 @@ def test_image_store_evicts_the_least_recently_used(tmp_path):
 
 def test_image_store_ids_are_not_paths(tmp_path):
     (tmp_path / "secret").write_text("x")
-    store = ImageStore(tmp_path / "images")
+    store = ImageStore(tmp_path / "images", max_bytes=250)
     for name in ("../secret", "sha256:../secret", "/etc/passwd", "sha256:" + "/" * 64, ""):
         assert store.get(name) is None

@@ -8,6 +8,6 @@ BUNDLED = {path.name: path for path in Path(__file__).parent.iterdir() if (path 
 DEFAULT = "playground"
 
 
-def resolve(name_or_path: str) -> str:
+def checkpoint_path(name_or_path: str) -> str:
     """The directory of a bundled checkpoint, or the argument unchanged: a directory, or a name on the hub."""
     return str(BUNDLED.get(name_or_path, name_or_path))

@@ -69,12 +69,9 @@ _TABLE = {
     """,
 }
 
-_PLURALS = {
-    "mouse": "mice", "fox": "foxes", "wolf": "wolves", "fish": "fish", "sheep": "sheep", "deer": "deer",
-    "octopus": "octopuses", "butterfly": "butterflies", "rhinoceros": "rhinoceroses", "strawberry": "strawberries",
-    "peach": "peaches", "tomato": "tomatoes", "sandwich": "sandwiches", "bus": "buses", "knife": "knives", "die": "dice",
-    "wrench": "wrenches", "paintbrush": "paintbrushes", "magnifying glass": "magnifying glasses", "compass": "compasses",
-    "cactus": "cactuses", "maple leaf": "maple leaves", "dress": "dresses",
+_IRREGULAR_PLURALS = {
+    "mouse": "mice", "wolf": "wolves", "fish": "fish", "sheep": "sheep", "deer": "deer", "tomato": "tomatoes",
+    "knife": "knives", "die": "dice", "maple leaf": "maple leaves",
 }  # fmt: skip
 _PLURAL_NAMES = {
     "grapes", "blueberries", "cherries", "peanuts", "pancakes", "fries", "scissors", "glasses", "gloves", "socks", "jeans",
@@ -102,7 +99,7 @@ class Thing:
     @property
     def plural(self) -> str:
         """ "dogs"; for a name that has no plural, the name."""
-        return _PLURALS.get(self.name, self.name + "s") if self.countable else self.name
+        return _pluralize(self.name) if self.countable else self.name
 
     @property
     def a_name(self) -> str:
@@ -116,13 +113,23 @@ class Thing:
 
 
 def article(noun: str) -> str:
-    """ "a" or "an"."""
-    return "an" if noun[0] in "aeio" else "a"
+    """ "a" or "an"; of the nouns here, those in u sound like "unicorn"."""
+    return "an" if noun[0] in "aeio" or noun == "hourglass" else "a"
+
+
+def _pluralize(noun: str) -> str:
+    if noun in _IRREGULAR_PLURALS:
+        return _IRREGULAR_PLURALS[noun]
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return f"{noun}es"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return f"{noun}s"
 
 
 THINGS = tuple(
-    Thing(name=entry.split(maxsplit=1)[1].strip(), category=category, sprite=entry.split()[0])
+    Thing(name, category, sprite)
     for category, entries in _TABLE.items()
-    for entry in entries.split(";")
+    for sprite, name in (entry.split(maxsplit=1) for entry in entries.strip().split(";"))
 )
 CATEGORIES = tuple(_TABLE)

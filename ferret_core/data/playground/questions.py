@@ -6,18 +6,39 @@ ambiguous (two dogs, a diagonal neighbour, two things of equal size) is asked in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from ferret_core.data.playground.objects import CATEGORIES, THINGS, Thing, article
-from ferret_core.data.playground.scenes import Scene, SceneObject
+from ferret_core.data.playground.scenes import Scene
 from ferret_core.data.pointing import GESTURES, Gesture, point_at
 from ferret_core.geometry import Box, Region
 from ferret_core.prompt import Turn
 
-NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
-_CLEAR = 1.25  # one size or offset must exceed the other by this factor to be called larger, or left of
+KINDS = {
+    "name": 5,
+    "locate": 4,
+    "locate_by_relation": 3,
+    "describe": 1,
+    "presence": 2,
+    "verify": 2,
+    "choose_name": 1,
+    "choose_region": 1,
+    "count": 1.5,
+    "relate": 1.5,
+    "category": 0.7,
+    "follow_up": 1.5,
+}
+"""The kinds of questions, each a method of `Interview`, and how often they are asked, relative to each other."""
+
+_CLEAR_RATIO = 1.25  # one size or offset must exceed the other by this factor to be called larger, or left of
+_CLEAR_GAP = 0.08  # of the picture's side: what is less far apart is neither beside nor above
+_ABSENT_CHANCE = 0.15  # of asking where something is, or how many there are, when there is none
+
+_OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 
 _NAME = (
     "What is {}?",
@@ -42,54 +63,59 @@ _DESCRIBE = (
     "What do you see?",
     "List everything you see.",
 )
+_RELATE = ("Where is {} relative to {}?", "What is the relation between {} and {}?")
+
+_T = TypeVar("_T")
 
 
 class Interview:
-    """Asks about one scene, collecting the regions and boxes that its questions and answers point at."""
+    """Asks about one scene, collecting the regions and boxes that its questions and answers point at.
+
+    Objects go by their index in the scene.
+    """
 
     def __init__(self, scene: Scene, rng: np.random.Generator, gestures: Sequence[Gesture] = GESTURES) -> None:
-        self.scene, self.rng, self.gestures = scene, rng, gestures
+        self.scene, self.objects, self.rng, self.gestures = scene, scene.objects, rng, gestures
         self.regions: list[Region] = []
         self.boxes: list[Box] = []
         self.subject: int | None = None
         """The object that "it" means, if the last answer was about a single one."""
+        self._gap_x, self._gap_y = _CLEAR_GAP * scene.size.width, _CLEAR_GAP * scene.size.height
 
     # ---- what a question can be about ----
 
-    @property
-    def objects(self) -> tuple[SceneObject, ...]:
-        """The things in the scene."""
-        return self.scene.objects
-
-    def same(self, i: int) -> list[int]:
-        """Objects of the same kind as object i, itself included."""
-        return [j for j, other in enumerate(self.objects) if other.thing == self.objects[i].thing]
-
-    def absent(self, like: Thing) -> Thing:
-        """A kind of thing that is not in the scene; half of the time of the same category as `like`."""
-        present = {o.thing for o in self.objects}
-        pool = [t for t in THINGS if t not in present and t.category == like.category] if self.rng.random() < 0.5 else []
-        pool = pool or [t for t in THINGS if t not in present]
-        return pool[self.rng.integers(len(pool))]
+    def pick(self, options: Sequence[_T]) -> _T:
+        """One of several."""
+        return options[int(self.rng.integers(len(options)))]
 
     def any_object(self) -> int:
         """A random object."""
-        return int(self.rng.integers(len(self.objects)))
+        return self.pick(range(len(self.objects)))
+
+    def same_kind(self, i: int) -> tuple[int, ...]:
+        """Objects of the same kind as object i, itself included."""
+        return tuple(j for j, other in enumerate(self.objects) if other.thing == self.objects[i].thing)
+
+    def absent_thing(self, like: Thing) -> Thing:
+        """A kind of thing that is not in the scene; half of the time of the same category as `like`."""
+        present = {o.thing for o in self.objects}
+        absent = [t for t in THINGS if t not in present]
+        alike = [t for t in absent if t.category == like.category] if self.rng.random() < 0.5 else []
+        return self.pick(alike or absent)
 
     def direction(self, i: int, j: int) -> str | None:
         """Where object i is as seen from object j; None if that is neither clearly beside nor clearly above or below."""
         (xi, yi), (xj, yj) = self.objects[i].center, self.objects[j].center
         dx, dy = xi - xj, yi - yj
-        if abs(dx) > _CLEAR * abs(dy) and abs(dx) > 0.08 * self.scene.size.width:
+        if abs(dx) > max(_CLEAR_RATIO * abs(dy), self._gap_x):
             return "left of" if dx < 0 else "right of"
-        if abs(dy) > _CLEAR * abs(dx) and abs(dy) > 0.08 * self.scene.size.height:
+        if abs(dy) > max(_CLEAR_RATIO * abs(dx), self._gap_y):
             return "above" if dy < 0 else "below"
         return None
 
     def point(self, i: int) -> str:
         """Points at object i with a random gesture: `[regionN]`."""
-        gesture = self.gestures[int(self.rng.integers(len(self.gestures)))]
-        self.regions.append(point_at(self.scene.mask_of(i), gesture, self.rng))
+        self.regions.append(point_at(self.scene.mask_of(i), self.pick(self.gestures), self.rng))
         return f"[region{len(self.regions) - 1}]"
 
     def box(self, i: int) -> str:
@@ -97,149 +123,133 @@ class Interview:
         self.boxes.append(self.objects[i].box)
         return f"[box{len(self.boxes) - 1}]"
 
-    def pick(self, templates: Sequence[str]) -> str:
-        """One of several phrasings."""
-        return templates[int(self.rng.integers(len(templates)))]
-
     # ---- the kinds of questions: each returns a turn, or None if the scene does not lend itself to it ----
 
     def name(self) -> Turn:
         """What is [region0]? It is a dog [box0]."""
         i = self.subject = self.any_object()
-        return Turn(self.pick(_NAME).format(self.point(i)), f"{self._it_is(i)} {self.box(i)}.")
+        return Turn(self.pick(_NAME).format(self.point(i)), _sentence(self._it_is(i)))
 
     def locate(self) -> Turn:
         """Where is the dog? The dog is at [box0]. Also several of a kind, and none."""
         i = self.any_object()
-        thing, same = self.objects[i].thing, self.same(i)
-        if self.rng.random() < 0.15:
-            missing = self.absent(thing)
+        thing, group = self.objects[i].thing, self._left_to_right(self.same_kind(i))
+        if self.rng.random() < _ABSENT_CHANCE:
             self.subject = None
-            return Turn(self.pick(_LOCATE).format(missing.name, verb=missing.verb), self._there_is_no(missing))
-        if len(same) == 1:
-            self.subject = i
-            question = self.pick(_LOCATE).format(thing.name, verb=thing.verb)
-            return Turn(question, f"The {thing.name} {thing.verb} at {self.box(i)}.")
-        self.subject = None
-        boxes = " and ".join(self.box(j) for j in sorted(same, key=lambda j: self.objects[j].center))
-        verb = "are" if thing.countable else thing.verb
-        return Turn(self.pick(_LOCATE).format(thing.plural, verb=verb), f"The {thing.plural} {verb} at {boxes}.")
+            absent = self.absent_thing(thing)
+            return Turn(self._where(absent.name, absent.verb), _sentence(_there_is_no(absent)))
+        self.subject = i if len(group) == 1 else None
+        name, verb = _noun(thing, len(group)), _verb(thing, len(group))
+        boxes = " and ".join(self.box(j) for j in group)
+        return Turn(self._where(name, verb), _sentence(f"the {name} {verb} at {boxes}"))
 
     def locate_by_relation(self) -> Turn | None:
         """Where is the dog left of the cake? Where is the largest dog?"""
         i = self.any_object()
-        thing, same = self.objects[i].thing, self.same(i)
-        if not thing.countable:
+        if not self.objects[i].thing.countable:
             return None
-        phrases = [p for p in (self._superlative(i, same), self._relative(i, same)) if p]
+        phrases = [phrase for phrase in (self._superlative(i), self._relative(i)) if phrase]
         if not phrases:
             return None
         self.subject = i
         phrase = self.pick(phrases)
-        return Turn(self.pick(_LOCATE).format(phrase, verb="is"), f"The {phrase} is at {self.box(i)}.")
+        return Turn(self._where(phrase, "is"), _sentence(f"the {phrase} is at {self.box(i)}"))
 
     def describe(self) -> Turn:
         """Describe the image. The image shows a dog [box0] and two cars [box1] [box2]."""
         self.subject = None
-        order = sorted(range(len(self.objects)), key=lambda i: self.objects[i].center)
-        groups = list(dict.fromkeys(tuple(sorted(self.same(i), key=lambda j: self.objects[j].center)) for i in order))
-        parts = [self._some(group) for group in groups]
-        listing = " and ".join([*([", ".join(parts[:-1])] if parts[:-1] else []), parts[-1]])
-        return Turn(self.pick(_DESCRIBE), f"The image shows {listing}.")
+        everything = self._left_to_right(range(len(self.objects)))
+        groups = dict.fromkeys(self._left_to_right(self.same_kind(i)) for i in everything)
+        *others, last = [self._some(group) for group in groups]
+        listing = f"{', '.join(others)} and {last}" if others else last
+        return Turn(self.pick(_DESCRIBE), _sentence(f"the image shows {listing}"))
 
     def presence(self) -> Turn:
         """Is there a dog in the image? Yes, there is a dog [box0]."""
         i = self.any_object()
+        thing, group = self.objects[i].thing, self.same_kind(i)
         present = self.rng.random() < 0.5
-        thing = self.objects[i].thing if present else self.absent(self.objects[i].thing)
-        asked = f"{'Is' if thing.verb == 'is' else 'Are'} there {thing.a_name if thing.countable else 'any ' + thing.name}"
-        question = f"{asked} in the image?" if self.rng.random() < 0.7 else f"{asked} here?"
-        same = self.same(i)
-        self.subject = i if present and len(same) == 1 else None
-        if not present:
-            return Turn(question, f"No, {self._there_is_no(thing, start='t')}")
-        verb = "are" if len(same) > 1 and thing.countable else thing.verb
-        return Turn(question, f"Yes, there {verb} {self._some(tuple(same))}.")
+        self.subject = i if present and len(group) == 1 else None
+        asked = thing if present else self.absent_thing(thing)
+        any_of_it = asked.a_name if asked.countable else f"any {asked.name}"
+        place = "in the image" if self.rng.random() < 0.7 else "here"
+        fact = f"there {_verb(thing, len(group))} {self._some(group)}" if present else _there_is_no(asked)
+        return Turn(f"{asked.verb.capitalize()} there {any_of_it} {place}?", _yes_no(present, fact))
 
     def verify(self) -> Turn:
         """Is [region0] a dog? No, it is a cat [box0]."""
         i = self.subject = self.any_object()
         thing = self.objects[i].thing
         right = self.rng.random() < 0.5
-        asked = thing if right else self.absent(thing)
-        reply = self._it_is(i)
-        answer = f"{'Yes' if right else 'No'}, {reply[0].lower()}{reply[1:]} {self.box(i)}."
-        return Turn(f"Is {self.point(i)} {asked.a_name}?", answer)
+        asked = thing if right else self.absent_thing(thing)
+        return Turn(f"Is {self.point(i)} {asked.a_name}?", _yes_no(right, self._it_is(i)))
 
     def choose_name(self) -> Turn:
         """Is [region0] a dog or a cat? It is a cat [box0]."""
         i = self.subject = self.any_object()
         thing = self.objects[i].thing
-        names = [thing.a_name, self.absent(thing).a_name]
+        names = [thing.a_name, self.absent_thing(thing).a_name]
         self.rng.shuffle(names)
-        return Turn(f"Is {self.point(i)} {names[0]} or {names[1]}?", f"{self._it_is(i)} {self.box(i)}.")
+        return Turn(f"Is {self.point(i)} {' or '.join(names)}?", _sentence(self._it_is(i)))
 
     def choose_region(self) -> Turn | None:
         """Which is larger, [region0] or [region1]? The dog [box0] is larger."""
-        i, j = self._two()
-        a, b = self.objects[i], self.objects[j]
-        comparisons = {
-            "larger": (a.box.area, b.box.area),
-            "further left": (self.scene.size.width - a.center[0], self.scene.size.width - b.center[0]),
-            "higher up": (self.scene.size.height - a.center[1], self.scene.size.height - b.center[1]),
+        i, j = self._two_objects()
+        pair, (width, height) = (self.objects[i], self.objects[j]), self.scene.size
+        comparisons = {  # places by the distance from the opposite edge: the winner has more of it, too
+            "larger": [o.box.area for o in pair],
+            "further left": [width - o.center[0] for o in pair],
+            "higher up": [height - o.center[1] for o in pair],
         }
-        clear = [word for word, (u, v) in comparisons.items() if max(u, v) > _CLEAR * min(u, v)]
+        clear = [word for word, values in comparisons.items() if max(values) > _CLEAR_RATIO * min(values)]
         if not clear:
             return None
         word = self.pick(clear)
-        winner = self.subject = i if comparisons[word][0] > comparisons[word][1] else j
+        first, second = comparisons[word]
+        winner = self.subject = i if first > second else j
         thing = self.objects[winner].thing
         question = f"Which is {word}, {self.point(i)} or {self.point(j)}?"
-        return Turn(question, f"The {thing.name} {self.box(winner)} {thing.verb} {word}.")
+        return Turn(question, _sentence(f"the {thing.name} {self.box(winner)} {thing.verb} {word}"))
 
     def count(self) -> Turn | None:
         """How many dogs are there? There are two dogs [box0] [box1]."""
         i = self.any_object()
-        thing = self.objects[i].thing
+        thing, group = self.objects[i].thing, self.same_kind(i)
         if not thing.countable:
             return None
         self.subject = None
+        if self.rng.random() < _ABSENT_CHANCE:
+            name = self.absent_thing(thing).plural
+            return Turn(f"How many {name} are there?", f"There are no {name} in the image.")
         if self.rng.random() < 0.15:
-            missing = self.absent(thing)
-            return Turn(f"How many {missing.plural} are there?", f"There are no {missing.plural} in the image.")
-        if self.rng.random() < 0.15:
-            return Turn("How many objects are there?", f"There are {NUMBERS[len(self.objects)]} objects.")
-        same = self.same(i)
-        verb = "is" if len(same) == 1 else "are"
-        return Turn(f"How many {thing.plural} are there?", f"There {verb} {self._some(tuple(same), one='one')}.")
+            return Turn("How many objects are there?", f"There are {_NUMBERS[len(self.objects)]} objects.")
+        fact = f"there {_verb(thing, len(group))} {self._number_of(group)}"
+        return Turn(f"How many {thing.plural} are there?", _sentence(fact))
 
     def relate(self) -> Turn | None:
         """Where is [region0] relative to [region1]? The dog [box0] is left of the cake [box1]."""
-        i, j = self._two()
+        i, j = self._two_objects()
         direction = self.direction(i, j)
         if not direction:
             return None
         self.subject = None
         a, b = self.objects[i].thing, self.objects[j].thing
-        fact = f"the {a.name} {{}}{a.verb} {direction} the {b.name}{{}}."
         if self.rng.random() < 0.5:
-            question = self.pick(("Where is {} relative to {}?", "What is the relation between {} and {}?"))
-            question = question.format(self.point(i), self.point(j))
-            return Turn(question, "T" + fact[1:].format(f"{self.box(i)} ", f" {self.box(j)}"))
-        asked = direction if self.rng.random() < 0.5 else self.pick([d for d in _OPPOSITE if d != direction])
+            question = self.pick(_RELATE).format(self.point(i), self.point(j))
+            return Turn(question, _sentence(f"the {a.name} {self.box(i)} {a.verb} {direction} the {b.name} {self.box(j)}"))
+        asked = self._right_or_wrong(direction, _OPPOSITE)
         question = f"Is {self.point(i)} {asked} {self.point(j)}?"
-        return Turn(question, f"{'Yes' if asked == direction else 'No'}, {fact.format('', '')}")
+        return Turn(question, _yes_no(asked == direction, f"the {a.name} {a.verb} {direction} the {b.name}"))
 
     def category(self) -> Turn:
         """What kind of thing is [region0]? It is an animal [box0]."""
         i = self.subject = self.any_object()
         category = self.objects[i].thing.category
+        fact = f"it is {_a_category(category)} {self.box(i)}"
         if self.rng.random() < 0.5:
-            answer = f"It is {_a_category(category)} {self.box(i)}."
-            return Turn(f"What kind of thing is {self.point(i)}?", answer)
-        asked = category if self.rng.random() < 0.5 else self.pick([c for c in CATEGORIES if c != category])
-        answer = f"{'Yes' if asked == category else 'No'}, it is {_a_category(category)} {self.box(i)}."
-        return Turn(f"Is {self.point(i)} {_a_category(asked)}?", answer)
+            return Turn(f"What kind of thing is {self.point(i)}?", _sentence(fact))
+        asked = self._right_or_wrong(category, CATEGORIES)
+        return Turn(f"Is {self.point(i)} {_a_category(asked)}?", _yes_no(asked == category, fact))
 
     def follow_up(self) -> Turn | None:
         """Where is it? What kind of thing is it? Is it above [region1]?"""
@@ -247,85 +257,105 @@ class Interview:
         if i is None:
             return None
         thing = self.objects[i].thing
-        kind = self.rng.integers(3)
-        if kind == 0:
-            return Turn("Where is it?", f"The {thing.name} {thing.verb} at {self.box(i)}.")
-        if kind == 1:
-            return Turn("What kind of thing is it?", f"It is {_a_category(thing.category)}.")
+        form = self.rng.integers(3)
+        if form == 0:
+            return Turn("Where is it?", _sentence(f"the {thing.name} {thing.verb} at {self.box(i)}"))
+        if form == 1:
+            return Turn("What kind of thing is it?", _sentence(f"it is {_a_category(thing.category)}"))
         j = self.any_object()
-        direction = self.direction(i, j) if j != i else None
+        direction = self.direction(i, j)
         if not direction:
             return None
-        asked = direction if self.rng.random() < 0.5 else self.pick([d for d in _OPPOSITE if d != direction])
-        fact = f"the {thing.name} {thing.verb} {direction} the {self.objects[j].thing.name}."
-        return Turn(f"Is it {asked} {self.point(j)}?", f"{'Yes' if asked == direction else 'No'}, {fact}")
+        asked = self._right_or_wrong(direction, _OPPOSITE)
+        fact = f"the {thing.name} {thing.verb} {direction} the {self.objects[j].thing.name}"
+        return Turn(f"Is it {asked} {self.point(j)}?", _yes_no(asked == direction, fact))
 
-    # ---- wording ----
+    # ---- choices ----
 
-    def _it_is(self, i: int) -> str:
-        thing = self.objects[i].thing
-        return f"{'It is' if thing.verb == 'is' else 'They are'} {thing.a_name}"
-
-    def _there_is_no(self, thing: Thing, start: str = "T") -> str:
-        return f"{start}here {thing.verb} no {thing.name} in the image."
-
-    def _some(self, group: tuple[int, ...], one: str = "") -> str:
-        """ "a dog [box0]", "two dogs [box0] [box1]", "bread [box0]"."""
-        thing = self.objects[group[0]].thing
-        boxes = " ".join(self.box(i) for i in group)
-        if len(group) == 1 or not thing.countable:
-            return f"{one + ' ' + thing.name if one else thing.a_name} {boxes}"
-        return f"{NUMBERS[len(group)]} {thing.plural} {boxes}"
-
-    def _superlative(self, i: int, same: list[int]) -> str | None:
-        """ "largest dog", "leftmost dog": true of i alone, among several dogs, and clearly so."""
-        others = [self.objects[j] for j in same if j != i]
-        if not others:
-            return None
-        me, gap_x, gap_y = self.objects[i], 0.08 * self.scene.size.width, 0.08 * self.scene.size.height
-        options = {
-            "largest": all(me.box.area > _CLEAR**2 * o.box.area for o in others),
-            "smallest": all(me.box.area * _CLEAR**2 < o.box.area for o in others),
-            "leftmost": all(me.center[0] + gap_x < o.center[0] for o in others),
-            "rightmost": all(me.center[0] - gap_x > o.center[0] for o in others),
-            "top": all(me.center[1] + gap_y < o.center[1] for o in others),
-            "bottom": all(me.center[1] - gap_y > o.center[1] for o in others),
-        }
-        true = [word for word, holds in options.items() if holds]
-        return f"{self.pick(true)} {me.thing.name}" if true else None
-
-    def _relative(self, i: int, same: list[int]) -> str | None:
-        """ "dog left of the cake": the cake is the only one, and no other dog is left of it or nearly so."""
-        anchors = [j for j in range(len(self.objects)) if j not in same and len(self.same(j)) == 1]
-        self.rng.shuffle(anchors)
-        for j in anchors:
-            direction = self.direction(i, j)
-            if direction and all(self.direction(k, j) == _OPPOSITE[direction] for k in same if k != i):
-                return f"{self.objects[i].thing.name} {direction} the {self.objects[j].thing.name}"
-        return None
-
-    def _two(self) -> tuple[int, int]:
+    def _two_objects(self) -> tuple[int, int]:
         i, j = self.rng.choice(len(self.objects), 2, replace=False)
         return int(i), int(j)
 
+    def _right_or_wrong(self, right: str, options: Iterable[str]) -> str:
+        """What to ask about: half of the time what is right, or else another one of the options."""
+        return right if self.rng.random() < 0.5 else self.pick([option for option in options if option != right])
 
-_OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+    def _left_to_right(self, group: Iterable[int]) -> tuple[int, ...]:
+        return tuple(sorted(group, key=lambda i: self.objects[i].center))
 
-# How often each kind of question is asked.
-KINDS: dict[str, tuple[Callable[[Interview], Turn | None], float]] = {
-    "name": (Interview.name, 5),
-    "locate": (Interview.locate, 4),
-    "locate_by_relation": (Interview.locate_by_relation, 3),
-    "describe": (Interview.describe, 1),
-    "presence": (Interview.presence, 2),
-    "verify": (Interview.verify, 2),
-    "choose_name": (Interview.choose_name, 1),
-    "choose_region": (Interview.choose_region, 1),
-    "count": (Interview.count, 1.5),
-    "relate": (Interview.relate, 1.5),
-    "category": (Interview.category, 0.7),
-    "follow_up": (Interview.follow_up, 1.5),
-}
+    def _superlative(self, i: int) -> str | None:
+        """ "largest dog", "leftmost dog": true of i alone, among several dogs, and clearly so."""
+        others = [self.objects[j] for j in self.same_kind(i) if j != i]
+        if not others:
+            return None
+        me = self.objects[i]
+        x, y = me.center
+        claims = {
+            "largest": all(me.box.area > _CLEAR_RATIO**2 * o.box.area for o in others),
+            "smallest": all(me.box.area * _CLEAR_RATIO**2 < o.box.area for o in others),
+            "leftmost": all(x + self._gap_x < o.center[0] for o in others),
+            "rightmost": all(x - self._gap_x > o.center[0] for o in others),
+            "top": all(y + self._gap_y < o.center[1] for o in others),
+            "bottom": all(y - self._gap_y > o.center[1] for o in others),
+        }
+        true = [word for word, holds in claims.items() if holds]
+        return f"{self.pick(true)} {me.thing.name}" if true else None
+
+    def _relative(self, i: int) -> str | None:
+        """ "dog left of the cake": the cake is the only one, and every other dog is clearly right of it."""
+        others = [k for k in self.same_kind(i) if k != i]
+        anchors = [j for j in range(len(self.objects)) if j != i and len(self.same_kind(j)) == 1]
+        self.rng.shuffle(anchors)
+        for j in anchors:
+            direction = self.direction(i, j)
+            if direction and all(self.direction(k, j) == _OPPOSITE[direction] for k in others):
+                return f"{self.objects[i].thing.name} {direction} the {self.objects[j].thing.name}"
+        return None
+
+    # ---- wording: facts are written in lower case and without their full stop ----
+
+    def _where(self, phrase: str, verb: str) -> str:
+        """ "Where is the dog?", "Find the dog."."""
+        return self.pick(_LOCATE).format(phrase, verb=verb)
+
+    def _it_is(self, i: int) -> str:
+        """ "it is a dog [box0]", "they are grapes [box0]"."""
+        thing = self.objects[i].thing
+        return f"{'it is' if thing.verb == 'is' else 'they are'} {thing.a_name} {self.box(i)}"
+
+    def _some(self, group: Sequence[int]) -> str:
+        """Objects of one kind: "a dog [box0]", "two dogs [box0] [box1]", "bread [box0] [box1]"."""
+        thing = self.objects[group[0]].thing
+        if len(group) > 1 and thing.countable:
+            return self._number_of(group)
+        return f"{thing.a_name} {self._boxes(group)}"
+
+    def _number_of(self, group: Sequence[int]) -> str:
+        """Objects of one kind: "one dog [box0]", "two dogs [box0] [box1]"."""
+        return f"{_NUMBERS[len(group)]} {_noun(self.objects[group[0]].thing, len(group))} {self._boxes(group)}"
+
+    def _boxes(self, group: Sequence[int]) -> str:
+        return " ".join(self.box(i) for i in group)
+
+
+def _sentence(fact: str) -> str:
+    return f"{fact[0].upper()}{fact[1:]}."
+
+
+def _yes_no(right: bool, fact: str) -> str:
+    return f"{'Yes' if right else 'No'}, {fact}."
+
+
+def _there_is_no(thing: Thing) -> str:
+    return f"there {thing.verb} no {thing.name} in the image"
+
+
+def _noun(thing: Thing, count: int) -> str:
+    return thing.name if count == 1 else thing.plural
+
+
+def _verb(thing: Thing, count: int) -> str:
+    return "are" if count > 1 and thing.countable else thing.verb
 
 
 def _a_category(category: str) -> str:

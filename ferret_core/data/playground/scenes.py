@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageEnhance
@@ -18,11 +19,14 @@ from PIL import Image, ImageEnhance
 from ferret_core.data.playground.objects import SPRITES, THINGS, Thing
 from ferret_core.geometry import Box, ImageSize, mask_bounds
 
-SPLITS = ("train", "validation", "test")
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
-MIN_OBJECTS, MAX_OBJECTS = 2, 8
-MIN_VISIBLE = 0.8  # of each thing's own pixels, after others were put in front of it
+_MIN_OBJECTS, _MAX_OBJECTS = 2, 8
+_MIN_VISIBLE = 0.8  # of each thing's own pixels, after others were put in front of it
 _DUPLICATE_CHANCE = 0.3  # of a thing being another one of a kind already in the scene
+_ATTEMPTS = 12  # to find room, for each thing that is wanted
+_BACKGROUNDS = ("gradient", "clouds", "stripes", "checkerboard", "sky above ground")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +36,6 @@ class SceneObject:
     thing: Thing
     box: Box
     """Bounding box of its visible pixels, both corners included, in image pixels."""
-    area: int
-    """Visible pixels."""
 
     @property
     def center(self) -> tuple[float, float]:
@@ -60,60 +62,61 @@ class Scene:
         return self.instances == i + 1
 
 
-def scene_rng(split: str, index: int) -> np.random.Generator:
-    """The random numbers of scene `index` of a split ("train", "validation", "test")."""
+def scene_rng(split: Split, index: int) -> np.random.Generator:
+    """The random numbers of scene `index` of a split."""
     return np.random.default_rng([SPLITS.index(split), index])
 
 
-def generate_scene(rng: np.random.Generator, num_objects: int | None = None) -> Scene:
-    """A random scene.
-
-    Args:
-        rng: source of every choice.
-        num_objects: how many things to place (fewer if they do not fit); random from 2 to 8 by default.
-    """
+def generate_scene(rng: np.random.Generator) -> Scene:
+    """A random scene: 2 to 8 things, fewer if they do not fit."""
     side, aspect = rng.uniform(256, 480), math.exp(rng.uniform(-0.55, 0.55))
     size = ImageSize(round(side * math.sqrt(aspect)), round(side / math.sqrt(aspect)))
-    count = num_objects or int(rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1))
-    largest = 0.5 if count <= 4 else 0.36  # of the mean side
+    count = int(rng.integers(_MIN_OBJECTS, _MAX_OBJECTS + 1))
+    smallest, largest = 0.17, 0.5 if count <= 4 else 0.36  # longer side of a thing, of the picture's mean side
 
     image = _background(rng, size)
     instances = np.zeros((size.height, size.width), np.uint8)
     things: list[Thing] = []
-    pixels: list[int] = []  # unoccluded pixels of each thing
-    for _ in range(count * 12):
+    areas: list[int] = []  # of each thing in pixels, hidden ones included
+    for _ in range(count * _ATTEMPTS):
         if len(things) == count:
             break
         repeat = things and rng.random() < _DUPLICATE_CHANCE
         thing = things[rng.integers(len(things))] if repeat else THINGS[rng.integers(len(THINGS))]
-        sprite = _sprite(thing, rng, side * math.exp(rng.uniform(math.log(0.17), math.log(largest))))
+        sprite = _sprite(thing, rng, side * math.exp(rng.uniform(math.log(smallest), math.log(largest))))
         if sprite.width >= size.width or sprite.height >= size.height:
             continue
         x, y = int(rng.integers(size.width - sprite.width)), int(rng.integers(size.height - sprite.height))
-        alpha = np.asarray(sprite.getchannel("A")) > 127
+        opaque = _opaque(sprite)
         window = instances[y : y + sprite.height, x : x + sprite.width]
-        hidden = np.bincount(window[alpha], minlength=len(things) + 1)[1:]
+        hidden = np.bincount(window[opaque], minlength=len(things) + 1)[1:]
         visible = np.bincount(instances.ravel(), minlength=len(things) + 1)[1:] - hidden
-        if any(left < MIN_VISIBLE * whole for left, whole in zip(visible, pixels, strict=True)):
+        if any(seen < _MIN_VISIBLE * area for seen, area in zip(visible, areas, strict=True)):
             continue
         image.paste(sprite, (x, y), sprite)
-        window[alpha] = len(things) + 1
         things.append(thing)
-        pixels.append(int(alpha.sum()))
+        areas.append(int(opaque.sum()))
+        window[opaque] = len(things)
 
-    masks = [instances == i + 1 for i in range(len(things))]
-    objects = tuple(
-        SceneObject(thing, Box(*mask_bounds(mask)), int(mask.sum())) for thing, mask in zip(things, masks, strict=True)
-    )
+    objects = tuple(SceneObject(thing, Box(*mask_bounds(instances == i))) for i, thing in enumerate(things, start=1))
     return Scene(image, objects, instances)
+
+
+def _opaque(sprite: Image.Image) -> np.ndarray:
+    """The pixels that count as the thing's, bool `(height, width)`."""
+    return np.asarray(sprite.getchannel("A")) > 127
+
+
+def _trim(sprite: Image.Image) -> Image.Image:
+    """The sprite cropped to its opaque pixels."""
+    return sprite.crop(Image.fromarray(_opaque(sprite)).getbbox())
 
 
 @cache
 def _mipmaps(sprite: str) -> tuple[Image.Image, ...]:
-    """The sprite cropped to its visible pixels, at full, half and quarter size: resizing from a near size is fast."""
+    """The sprite, trimmed, at full, half and quarter size: resizing from a near size is fast."""
     with Image.open(SPRITES / f"{sprite}.webp") as picture:
-        full = picture.convert("RGBA")
-    full = full.crop(full.getchannel("A").point(lambda a: 255 if a > 127 else 0).getbbox())
+        full = _trim(picture.convert("RGBA"))
     return full, full.reduce(2), full.reduce(4)
 
 
@@ -128,8 +131,7 @@ def _sprite(thing: Thing, rng: np.random.Generator, longest: float) -> Image.Ima
     if rng.random() < 0.5:
         sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if rng.random() < 0.5:
-        sprite = sprite.rotate(rng.uniform(-15, 15), Image.Resampling.BILINEAR, expand=True)
-        sprite = sprite.crop(sprite.getchannel("A").point(lambda a: 255 if a > 127 else 0).getbbox())
+        sprite = _trim(sprite.rotate(rng.uniform(-15, 15), Image.Resampling.BILINEAR, expand=True))
     if rng.random() < 0.5:
         alpha = sprite.getchannel("A")
         sprite = ImageEnhance.Brightness(sprite).enhance(rng.uniform(0.8, 1.15))
@@ -138,33 +140,36 @@ def _sprite(thing: Thing, rng: np.random.Generator, longest: float) -> Image.Ima
 
 
 def _background(rng: np.random.Generator, size: ImageSize) -> Image.Image:
-    """A gradient, clouds, stripes, a checkerboard, or sky above ground; muted, sometimes with grain."""
-    kind = rng.integers(5)
+    """One of `_BACKGROUNDS` between two random colours, sometimes with grain."""
+    style = _BACKGROUNDS[rng.integers(len(_BACKGROUNDS))]
     a, b = rng.integers(40, 256, (2, 3)).astype(np.float32)
     y, x = np.mgrid[0:1:32j, 0:1:32j].astype(np.float32)
-    if kind == 0:  # gradient
+    if style == "gradient":
         angle = rng.uniform(0, 2 * math.pi)
-        blend = x * math.cos(angle) + y * math.sin(angle)
-        blend = (blend - blend.min()) / np.ptp(blend)
-    elif kind == 1:  # clouds
+        blend = _to_unit_range(x * math.cos(angle) + y * math.sin(angle))
+    elif style == "clouds":
         blend = np.zeros((32, 32), np.float32)
         for cells in (3, 6, 12):
             noise = Image.fromarray(rng.random((cells, cells), np.float32)).resize((32, 32), Image.Resampling.BICUBIC)
             blend += np.asarray(noise) * 3 / cells
-        blend = (blend - blend.min()) / np.ptp(blend)
-    elif kind == 2:  # stripes
+        blend = _to_unit_range(blend)
+    elif style == "stripes":
         angle, waves = rng.uniform(0, math.pi), rng.uniform(3, 12)
         blend = 0.5 + 0.25 * np.sin(2 * math.pi * waves * (x * math.cos(angle) + y * math.sin(angle)))
-    elif kind == 3:  # checkerboard
+    elif style == "checkerboard":
         cells = int(rng.integers(2, 8))
         blend = 0.4 + 0.2 * ((np.floor(x * cells * 0.999) + np.floor(y * cells * 0.999)) % 2)
     else:  # sky above ground
         horizon = rng.uniform(0.3, 0.7)
         blend = np.where(y < horizon, 0.35 * y / horizon, 1.0 - 0.3 * (y - horizon))
     small = a + (b - a) * blend[..., None]
-    method = Image.Resampling.NEAREST if kind == 3 else Image.Resampling.BICUBIC
+    method = Image.Resampling.NEAREST if style == "checkerboard" else Image.Resampling.BICUBIC
     image = Image.fromarray(small.clip(0, 255).astype(np.uint8)).resize(size, method)
     if rng.random() < 0.3:  # grain
         grain = Image.fromarray(rng.integers(0, 256, (size.height, size.width), np.uint8)).convert("RGB")
         image = Image.blend(image, grain, 0.08)
     return image
+
+
+def _to_unit_range(values: np.ndarray) -> np.ndarray:
+    return (values - values.min()) / np.ptp(values)

@@ -13,7 +13,7 @@ class EncodeImageRequest(_message.Message):
     def __init__(self, image_bytes: _Optional[bytes] = ...) -> None: ...
 
 class EncodeImageResponse(_message.Message):
-    __slots__ = ("features",)
-    FEATURES_FIELD_NUMBER: _ClassVar[int]
-    features: _tensor_pb2.Tensor
-    def __init__(self, features: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    __slots__ = ("image_features",)
+    IMAGE_FEATURES_FIELD_NUMBER: _ClassVar[int]
+    image_features: _tensor_pb2.Tensor
+    def __init__(self, image_features: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...

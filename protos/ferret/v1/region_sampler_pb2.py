@@ -26,17 +26,17 @@ from ferret.v1 import regions_pb2 as ferret_dot_v1_dot_regions__pb2
 from ferret.v1 import tensor_pb2 as ferret_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66\x65rret/v1/region_sampler.proto\x12\tferret.v1\x1a\x17\x66\x65rret/v1/regions.proto\x1a\x16\x66\x65rret/v1/tensor.proto\"\x89\x01\n\x13\x45mbedRegionsRequest\x12#\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32\x11.ferret.v1.Tensor\x12\x13\n\x0bimage_width\x18\x02 \x01(\r\x12\x14\n\x0cimage_height\x18\x03 \x01(\r\x12\"\n\x07regions\x18\x04 \x03(\x0b\x32\x11.ferret.v1.Region\"=\n\x14\x45mbedRegionsResponse\x12%\n\nembeddings\x18\x01 \x01(\x0b\x32\x11.ferret.v1.Tensor2g\n\x14RegionSamplerService\x12O\n\x0c\x45mbedRegions\x12\x1e.ferret.v1.EmbedRegionsRequest\x1a\x1f.ferret.v1.EmbedRegionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66\x65rret/v1/region_sampler.proto\x12\tferret.v1\x1a\x17\x66\x65rret/v1/regions.proto\x1a\x16\x66\x65rret/v1/tensor.proto\"\x90\x01\n\x14\x45ncodeRegionsRequest\x12)\n\x0eimage_features\x18\x01 \x01(\x0b\x32\x11.ferret.v1.Tensor\x12\x13\n\x0bimage_width\x18\x02 \x01(\r\x12\x14\n\x0cimage_height\x18\x03 \x01(\r\x12\"\n\x07regions\x18\x04 \x03(\x0b\x32\x11.ferret.v1.Region\"C\n\x15\x45ncodeRegionsResponse\x12*\n\x0fregion_features\x18\x01 \x01(\x0b\x32\x11.ferret.v1.Tensor2j\n\x14RegionSamplerService\x12R\n\rEncodeRegions\x12\x1f.ferret.v1.EncodeRegionsRequest\x1a .ferret.v1.EncodeRegionsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ferret.v1.region_sampler_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EMBEDREGIONSREQUEST']._serialized_start=95
-  _globals['_EMBEDREGIONSREQUEST']._serialized_end=232
-  _globals['_EMBEDREGIONSRESPONSE']._serialized_start=234
-  _globals['_EMBEDREGIONSRESPONSE']._serialized_end=295
-  _globals['_REGIONSAMPLERSERVICE']._serialized_start=297
-  _globals['_REGIONSAMPLERSERVICE']._serialized_end=400
+  _globals['_ENCODEREGIONSREQUEST']._serialized_start=95
+  _globals['_ENCODEREGIONSREQUEST']._serialized_end=239
+  _globals['_ENCODEREGIONSRESPONSE']._serialized_start=241
+  _globals['_ENCODEREGIONSRESPONSE']._serialized_end=308
+  _globals['_REGIONSAMPLERSERVICE']._serialized_start=310
+  _globals['_REGIONSAMPLERSERVICE']._serialized_end=416
 # @@protoc_insertion_point(module_scope)

@@ -8,20 +8,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class EmbedRegionsRequest(_message.Message):
-    __slots__ = ("features", "image_width", "image_height", "regions")
-    FEATURES_FIELD_NUMBER: _ClassVar[int]
+class EncodeRegionsRequest(_message.Message):
+    __slots__ = ("image_features", "image_width", "image_height", "regions")
+    IMAGE_FEATURES_FIELD_NUMBER: _ClassVar[int]
     IMAGE_WIDTH_FIELD_NUMBER: _ClassVar[int]
     IMAGE_HEIGHT_FIELD_NUMBER: _ClassVar[int]
     REGIONS_FIELD_NUMBER: _ClassVar[int]
-    features: _tensor_pb2.Tensor
+    image_features: _tensor_pb2.Tensor
     image_width: int
     image_height: int
     regions: _containers.RepeatedCompositeFieldContainer[_regions_pb2.Region]
-    def __init__(self, features: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., image_width: _Optional[int] = ..., image_height: _Optional[int] = ..., regions: _Optional[_Iterable[_Union[_regions_pb2.Region, _Mapping]]] = ...) -> None: ...
+    def __init__(self, image_features: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., image_width: _Optional[int] = ..., image_height: _Optional[int] = ..., regions: _Optional[_Iterable[_Union[_regions_pb2.Region, _Mapping]]] = ...) -> None: ...
 
-class EmbedRegionsResponse(_message.Message):
-    __slots__ = ("embeddings",)
-    EMBEDDINGS_FIELD_NUMBER: _ClassVar[int]
-    embeddings: _tensor_pb2.Tensor
-    def __init__(self, embeddings: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+class EncodeRegionsResponse(_message.Message):
+    __slots__ = ("region_features",)
+    REGION_FEATURES_FIELD_NUMBER: _ClassVar[int]
+    region_features: _tensor_pb2.Tensor
+    def __init__(self, region_features: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...

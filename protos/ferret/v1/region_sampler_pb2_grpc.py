@@ -35,10 +35,10 @@ class RegionSamplerServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.EmbedRegions = channel.unary_unary(
-                '/ferret.v1.RegionSamplerService/EmbedRegions',
-                request_serializer=ferret_dot_v1_dot_region__sampler__pb2.EmbedRegionsRequest.SerializeToString,
-                response_deserializer=ferret_dot_v1_dot_region__sampler__pb2.EmbedRegionsResponse.FromString,
+        self.EncodeRegions = channel.unary_unary(
+                '/ferret.v1.RegionSamplerService/EncodeRegions',
+                request_serializer=ferret_dot_v1_dot_region__sampler__pb2.EncodeRegionsRequest.SerializeToString,
+                response_deserializer=ferret_dot_v1_dot_region__sampler__pb2.EncodeRegionsResponse.FromString,
                 _registered_method=True)
 
 
@@ -46,7 +46,7 @@ class RegionSamplerServiceServicer:
     """The spatial-aware visual sampler.
     """
 
-    def EmbedRegions(self, request, context):
+    def EncodeRegions(self, request, context):
         """Regions of one image to one embedding each.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -56,10 +56,10 @@ class RegionSamplerServiceServicer:
 
 def add_RegionSamplerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'EmbedRegions': grpc.unary_unary_rpc_method_handler(
-                    servicer.EmbedRegions,
-                    request_deserializer=ferret_dot_v1_dot_region__sampler__pb2.EmbedRegionsRequest.FromString,
-                    response_serializer=ferret_dot_v1_dot_region__sampler__pb2.EmbedRegionsResponse.SerializeToString,
+            'EncodeRegions': grpc.unary_unary_rpc_method_handler(
+                    servicer.EncodeRegions,
+                    request_deserializer=ferret_dot_v1_dot_region__sampler__pb2.EncodeRegionsRequest.FromString,
+                    response_serializer=ferret_dot_v1_dot_region__sampler__pb2.EncodeRegionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -74,7 +74,7 @@ class RegionSamplerService:
     """
 
     @staticmethod
-    def EmbedRegions(request,
+    def EncodeRegions(request,
             target,
             options=(),
             channel_credentials=None,
@@ -87,9 +87,9 @@ class RegionSamplerService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/ferret.v1.RegionSamplerService/EmbedRegions',
-            ferret_dot_v1_dot_region__sampler__pb2.EmbedRegionsRequest.SerializeToString,
-            ferret_dot_v1_dot_region__sampler__pb2.EmbedRegionsResponse.FromString,
+            '/ferret.v1.RegionSamplerService/EncodeRegions',
+            ferret_dot_v1_dot_region__sampler__pb2.EncodeRegionsRequest.SerializeToString,
+            ferret_dot_v1_dot_region__sampler__pb2.EncodeRegionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

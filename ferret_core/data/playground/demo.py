@@ -2,6 +2,6 @@
 
 from pathlib import Path
 
-EXAMPLE_PICTURE = Path(__file__).parent / "example.png"
-EXAMPLE_POINT = (295, 255)
+DEMO_PICTURE = Path(__file__).parent / "demo.png"
+DEMO_POINT = (295, 255)
 """On the waffle, in pixels."""
