@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,16 +59,26 @@ def prepare_question(
             region.to_mask(size)
         except ValueError as error:
             raise type(error)(f"regions[{number}]: {error}") from error
-    turns = [*history, Turn(question)]
+    if max_new_tokens >= context_length:
+        raise PromptError(f"max_new_tokens: must be less than the context of {context_length} tokens, got {max_new_tokens}")
     room = context_length - max_new_tokens
-    for dropped in range(len(turns)):
+    turns = [*history, Turn(question)]
+
+    def prepared(dropped: int) -> PreparedQuestion:
         prompt, mentioned = build_prompt(turns[dropped:], numbered, size)
-        ids = processor.token_ids(prompt)
-        if len(ids) <= room:
-            return PreparedQuestion(tuple(ids), tuple(mentioned), dropped)
+        return PreparedQuestion(tuple(processor.token_ids(prompt)), tuple(mentioned), dropped)
+
+    whole = prepared(0)
+    if len(whole.input_ids) <= room:
+        return whole
+    candidates = range(1, len(turns))  # the more turns are dropped, the fewer tokens remain
+    fits = bisect_left(candidates, True, key=lambda dropped: len(prepared(dropped).input_ids) <= room)
+    if fits < len(candidates):
+        return prepared(candidates[fits])
     raise PromptError(
-        f"question: {len(ids)} tokens with its image and regions, but the context of {context_length} leaves room for "
-        f"{room} beside max_new_tokens = {max_new_tokens}; shorten the question or ask for fewer new tokens"
+        f"question: {len(prepared(len(history)).input_ids)} tokens with its image and regions, but the context of "
+        f"{context_length} leaves room for {room} beside max_new_tokens = {max_new_tokens}; shorten the question or ask for "
+        "fewer new tokens"
     )
 
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -25,6 +25,8 @@ from PIL import Image, ImageDraw
 BINS = 1000
 POINT_RADIUS = 5  # a point stands for the 11 x 11 window around it
 BRUSH_WIDTH = 10.0  # of a scribble that does not say
+MAX_POINTS = 4096  # of a polygon or a scribble, and ...
+MAX_RUNS = 1_000_000  # ... runs of a mask: drawing takes time that a client could waste
 
 Coordinates = tuple[float, ...]
 Vertices = tuple[tuple[float, float], ...]
@@ -44,10 +46,27 @@ class ImageSize(NamedTuple):
         return f"{self.width} x {self.height}"
 
 
+_NORMALIZE: dict[Any, Callable[[Any], Any]] = {
+    "float": float,
+    "str": str,
+    "ImageSize": lambda size: ImageSize(*map(int, size)),
+    "Vertices": lambda points: tuple((float(x), float(y)) for x, y in points),
+}
+
+
 class _Region(ABC):
     """What all regions have in common."""
 
     __slots__ = ()
+
+    def __post_init__(self) -> None:
+        """Plain floats and tuples, whatever sequences they came in."""
+        for field_ in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            try:
+                value = _NORMALIZE[field_.type](getattr(self, field_.name))
+            except (TypeError, ValueError, OverflowError) as error:
+                raise RegionError(f"{self.kind}: {field_.name} = {getattr(self, field_.name)!r}: {error}") from error
+            object.__setattr__(self, field_.name, value)
 
     @property
     def kind(self) -> str:
@@ -67,9 +86,11 @@ class _Region(ABC):
         for i, (name, value) in enumerate(values):
             limit = size[i % 2]
             if not (math.isfinite(value) and 0 <= value <= limit):
-                raise RegionError(f"{self.kind}: {name} = {value} is outside the image ({size}): must be in [0, {limit}]")
+                raise RegionError(f"{self.kind}: {name} = {value:g} is outside the image ({size}): must be in [0, {limit}]")
 
     def _check_points(self, points: Vertices, size: ImageSize) -> None:
+        if len(points) > MAX_POINTS:
+            raise RegionError(f"{self.kind}: at most {MAX_POINTS:,} points, got {len(points):,}; simplify the outline")
         self._check_inside(
             ((f"points[{i}].{axis}", value) for i, point in enumerate(points) for axis, value in zip("xy", point, strict=True)),
             size,
@@ -158,8 +179,8 @@ class Scribble(_Region):
     def to_mask(self, size: ImageSize) -> np.ndarray:
         if not self.points:
             raise RegionError("scribble: needs at least 1 point, got 0")
-        longest = max(size)
-        if not (math.isfinite(self.width) and 0 < self.width <= longest):
+        longest = max(*size, BRUSH_WIDTH)
+        if not 0 < self.width <= longest:  # nor NaN
             raise RegionError(f"scribble: width must be in (0, {longest}] pixels, got {self.width}")
         self._check_points(self.points, size)
         canvas = Image.new("1", size)
@@ -183,6 +204,7 @@ class Mask(_Region):
     @classmethod
     def from_array(cls, mask: np.ndarray) -> Mask:
         """From a `(height, width)` array; every non-zero pixel is covered."""
+        mask = np.asarray(mask)
         if mask.ndim != 2:
             raise RegionError(f"mask: needs a (height, width) array, got shape {mask.shape}")
         return cls(ImageSize(mask.shape[1], mask.shape[0]), rle_encode(mask))
@@ -197,7 +219,9 @@ class Mask(_Region):
         if isinstance(counts, bytes):
             counts = counts.decode("ascii")
         if not isinstance(counts, str):
-            counts = _compress_runs([int(run) for run in counts])
+            if not isinstance(counts, Sequence) or not all(isinstance(run, int) for run in counts):
+                raise RegionError("mask: counts must be text or a list of integers")
+            counts = _compress_runs(list(counts))
         return cls(ImageSize(int(width), int(height)), counts)
 
     def to_coco(self) -> dict:
@@ -205,7 +229,7 @@ class Mask(_Region):
         return {"size": [self.size.height, self.size.width], "counts": self.counts}
 
     def to_mask(self, size: ImageSize) -> np.ndarray:
-        if tuple(self.size) != tuple(size):
+        if self.size != size:
             raise RegionError(f"mask: its size {self.size} is not the image's, {size}")
         return self._check_not_empty(rle_decode(self.counts, self.size))
 
@@ -295,6 +319,8 @@ def _expand_runs(counts: str) -> list[int]:
             if digit & 16:
                 value -= 1 << shift
             runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            if len(runs) > MAX_RUNS:
+                raise RegionError(f"mask: at most {MAX_RUNS:,} runs")
             value, shift = 0, 0
     if shift:
         raise RegionError("mask: counts ends in the middle of a run")

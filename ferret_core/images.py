@@ -6,12 +6,22 @@ import hashlib
 import io
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000
 MIN_SIDE, MAX_ASPECT = 8, 100
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by EXIF orientation
 
 ImageSource = str | Path | bytes | Image.Image
 
@@ -44,22 +54,21 @@ def open_image(source: ImageSource, max_bytes: int = MAX_BYTES, max_pixels: int 
         data = read_image_bytes(source, max_bytes)
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+        except Exception as error:  # damaged files make Pillow raise almost anything
             raise ImageError(f"image: not one of {', '.join(FORMATS)}") from error
         _check_shape(image, max_pixels)  # by the header, before any pixel is decoded
     try:
         image.load()
-        image = ImageOps.exif_transpose(image) or image
-        return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return _upright(image).convert("RGB")
+    except Exception as error:
         raise ImageError(f"image: truncated or damaged ({error})") from error
 
 
 def image_bytes(source: ImageSource) -> bytes:
-    """Encoded bytes of an image: a file's or the given ones as they are, a PIL image as PNG."""
+    """Encoded bytes of an image: a file's or the given ones as they are, a PIL image as PNG, upright and RGB."""
     if isinstance(source, Image.Image):
         buffer = io.BytesIO()
-        source.save(buffer, "PNG")
+        open_image(source).save(buffer, "PNG")
         return buffer.getvalue()
     return read_image_bytes(source)
 
@@ -67,6 +76,15 @@ def image_bytes(source: ImageSource) -> bytes:
 def image_id(data: bytes) -> str:
     """Content id of an encoded image: `sha256:` and the digest."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says. `ImageOps.exif_transpose` would also write the EXIF anew, and fail where that is odd."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # unreadable EXIF: a picture all the same
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def _check_shape(image: Image.Image, max_pixels: int) -> None:

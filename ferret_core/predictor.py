@@ -35,9 +35,13 @@ class FerretPredictor:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str = DEFAULT, device: str | None = None, dtype: torch.dtype | None = None, **kwargs: Any
+        cls,
+        name_or_path: str = DEFAULT,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        **kwargs: Any,
     ) -> FerretPredictor:
-        """Loads a bundled checkpoint by name, a directory (ours or the original layout), or a name on the hub.
+        """Loads a bundled checkpoint by name, a directory (ours or the original layout), or a name on the hub (ours).
 
         Args:
             name_or_path: which checkpoint.
@@ -46,13 +50,14 @@ class FerretPredictor:
             kwargs: passed to the model's `from_pretrained`, as `attn_implementation="flash_attention_2"`.
         """
         path = checkpoint_path(name_or_path)
-        device = device or default_device()
-        model = FerretForConditionalGeneration.from_pretrained(path, dtype=dtype or default_dtype(device), **kwargs)
+        device = torch.device(device or default_device())
+        model = FerretForConditionalGeneration.from_pretrained(path, dtype=dtype or default_dtype(device.type), **kwargs)
         return cls(model.to(device), FerretProcessor.from_pretrained(path))
 
     @torch.inference_mode()
     def set_image(self, image: ImageSource) -> ImageSize:
         """Looks at an image: a path, encoded bytes or a PIL image. Returns its size. Raises `ImageError`."""
+        self._features = self._size = None  # a failure must not leave the picture before
         picture: Image.Image = open_image(image)
         pixels = self.processor.pixel_values([picture]).to(self.model.device, self.model.dtype)
         self._features = self.model.model.encode_images(pixels)

@@ -77,11 +77,14 @@ def number_regions(regions: Regions) -> dict[int, Region]:
     return dict(regions) if isinstance(regions, Mapping) else dict(enumerate(regions))
 
 
-def check_text(text: str, name: str = "question") -> None:
-    """Raises `PromptError` if `text` holds a token that is reserved for the conversation format."""
+def _check_text(text: str, regions: Mapping[int, Region], name: str) -> None:
     for token in RESERVED:
         if token in text:
             raise PromptError(f"{name}: {token!r} is reserved; point at a region with [region0] and name it in regions")
+    for number in mentioned_regions(text):
+        if number not in regions:
+            known = ", ".join(f"[region{n}]" for n in sorted(regions)) or "none"
+            raise PromptError(f"{name}: [region{number}] is not among the regions; known: {known}")
 
 
 def build_prompt(turns: Sequence[Turn], regions: Mapping[int, Region], size: ImageSize | None) -> tuple[str, list[Region]]:
@@ -104,16 +107,15 @@ def build_prompt(turns: Sequence[Turn], regions: Mapping[int, Region], size: Ima
     image = f"{IMAGE_TOKEN}\n" if size else ""
     prompt = f"{SYSTEM} "
     for i, turn in enumerate(turns):
-        check_text(turn.question, f"turn {i}: question")
+        last = i == len(turns) - 1
+        if turn.answer is None and not last:
+            raise PromptError(f"history[{i}].answer: every turn but the last needs one")
+        _check_text(turn.question, regions, "question" if last else f"history[{i}].question")
         prompt += f"USER: {image if i == 0 else ''}{turn.question.strip()} ASSISTANT:"
         if turn.answer is not None:
-            check_text(turn.answer, f"turn {i}: answer")
+            _check_text(turn.answer, regions, f"history[{i}].answer")
             prompt += f" {turn.answer}{EOS_TOKEN}"
     mentioned = mentioned_regions(prompt)
-    for number in mentioned:
-        if number not in regions:
-            known = ", ".join(f"[region{n}]" for n in sorted(regions)) or "none"
-            raise PromptError(f"question: [region{number}] is not among the regions; known: {known}")
     if mentioned and not size:
         raise PromptError("image: regions need an image")
     texts = {n: f"{format_bins(regions[n], size)} {REGION_TOKEN}" for n in set(mentioned)} if size else {}

@@ -21,7 +21,7 @@ from services.settings import GRPC_PORT, HTTP_PORT, PlatformSettings
 
 Models = Annotated[
     list[str] | None,
-    typer.Option("--model", help="A bundled checkpoint, or NAME=PATH; may be repeated.", envvar="FERRET_MODEL"),
+    typer.Option("--model", help="A bundled checkpoint, or NAME=PATH; may be repeated.", envvar="FERRET_MODELS"),
 ]
 Config = Annotated[Path | None, typer.Option(help="YAML of the platform's settings, see docs/platform.md.", exists=True)]
 Port = Annotated[int, typer.Option(help="Port of gRPC; it listens on every interface.", envvar="FERRET_PORT")]
@@ -49,7 +49,7 @@ def demo(port: Port = GRPC_PORT, http_port: HttpPort = HTTP_PORT) -> None:
     def ask() -> None:
         region, question = Point(*DEMO_POINT), "What is [region0]?"
         typer.echo(f"\npicture:  {DEMO_PICTURE}")
-        typer.echo(f"question: {question}  (region0 is the point {region.x}, {region.y})")
+        typer.echo(f"question: {question}  (region0 is the point {region.x:g}, {region.y:g})")
         with FerretClient(f"localhost:{port}") as client:
             client.set_image(DEMO_PICTURE)
             answer = client.ask(question, [region])
@@ -112,7 +112,12 @@ def status() -> None:
 
 
 def _settings(config: Path | None, models: list[str]) -> PlatformSettings:
-    values = yaml.safe_load(config.read_text()) or {} if config else {}
+    try:
+        values = yaml.safe_load(config.read_text()) or {} if config else {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"--config {config}: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"--config {config}: must hold settings by name")
     if models:
         named = (entry.partition("=") for entry in models)
         values["models"] = {name: {"path": path or name} for name, _, path in named}

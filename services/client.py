@@ -99,6 +99,7 @@ class FerretClient(_Client):
 
     def set_image(self, image: ImageSource) -> ImageSize:
         """Uploads an image: a path, encoded bytes or a PIL image. Returns its size in pixels."""
+        self._image_id = None  # a failure must not leave the picture before
         request = pb.UploadImageRequest(image_bytes=image_bytes(image))
         with _errors(self.server):
             return self._remember(self._stub.UploadImage(request, timeout=self.timeout).image)
@@ -111,7 +112,9 @@ class FerretClient(_Client):
         self, question: str, regions: Regions = (), history: Sequence[Turn] = (), **sampling: Any
     ) -> Iterator[AnswerEvent]:
         """The answer as it comes. Closing the iterator cancels it on the server."""
-        call = self._stub.Chat(self._request(question, regions, history, sampling), timeout=self.timeout)
+        return self._events(self._stub.Chat(self._request(question, regions, history, sampling), timeout=self.timeout))
+
+    def _events(self, call: Any) -> Iterator[AnswerEvent]:
         try:
             with _errors(self.server):
                 for message in call:
@@ -155,6 +158,7 @@ class AsyncFerretClient(_Client):
 
     async def set_image(self, image: ImageSource) -> ImageSize:
         """Uploads an image: a path, encoded bytes or a PIL image. Returns its size in pixels."""
+        self._image_id = None  # a failure must not leave the picture before
         request = pb.UploadImageRequest(image_bytes=image_bytes(image))
         with _errors(self.server):
             return self._remember((await self._stub.UploadImage(request, timeout=self.timeout)).image)
@@ -163,11 +167,13 @@ class AsyncFerretClient(_Client):
         """The whole answer; arguments as for `FerretPredictor.stream`."""
         return Answer.collect([event async for event in self.stream(question, regions, history, **sampling)])
 
-    async def stream(
+    def stream(
         self, question: str, regions: Regions = (), history: Sequence[Turn] = (), **sampling: Any
     ) -> AsyncIterator[AnswerEvent]:
         """The answer as it comes. Closing the iterator cancels it on the server."""
-        call = self._stub.Chat(self._request(question, regions, history, sampling), timeout=self.timeout)
+        return self._events(self._stub.Chat(self._request(question, regions, history, sampling), timeout=self.timeout))
+
+    async def _events(self, call: Any) -> AsyncIterator[AnswerEvent]:
         try:
             with _errors(self.server):
                 async for message in call:

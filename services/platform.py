@@ -6,6 +6,7 @@ runs, `state_file()` tells other processes where it is.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -21,7 +22,7 @@ from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
-from services.settings import GRPC_PORT, HTTP_PORT, RAY_ENVIRONMENT, PlatformSettings
+from services.settings import GRPC_PORT, HTTP_PORT, RAY_ENVIRONMENT, PlatformSettings, ferret_home
 
 APPLICATION = "ferret"
 
@@ -37,28 +38,31 @@ class PlatformState:
     ray_token: str
     started: float
 
-    @property
-    def alive(self) -> bool:
-        """Whether its process still runs."""
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
-
 
 def state_file() -> Path:
-    """Of this user's platform: in `$FERRET_HOME`, by default `~/.ferret`."""
-    return Path(os.environ.get("FERRET_HOME") or Path.home() / ".ferret") / "platform.json"
+    """Of this user's platform."""
+    return ferret_home() / "platform.json"
 
 
 def read_state() -> PlatformState | None:
     """The running platform, or None."""
     try:
         state = PlatformState(**json.loads(state_file().read_text()))
+        with _lock():
+            return None  # left behind by one that was killed
+    except BlockingIOError:
+        return state
     except (FileNotFoundError, ValueError, TypeError):
         return None
-    return state if state.alive else None
+
+
+@contextmanager
+def _lock() -> Iterator[None]:
+    """Held by a platform as long as it runs, and let go by the system however it ends. Raises `BlockingIOError`."""
+    ferret_home().mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (ferret_home() / "platform.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 @contextmanager
@@ -94,7 +98,7 @@ def platform(
 
     from services.app import GRPC_SERVICERS, build
 
-    with TemporaryDirectory(prefix="ferret-", ignore_cleanup_errors=True) as directory:
+    with _lock(), TemporaryDirectory(prefix="ferret-", ignore_cleanup_errors=True) as directory:
         try:
             context = ray.init(
                 address="local",
@@ -191,7 +195,6 @@ def _set_ray_environment(token: str) -> None:
 def _write_state(state: PlatformState) -> None:
     """Readable by this user alone: it holds the token."""
     path = state_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
     path.write_text(json.dumps(asdict(state)))

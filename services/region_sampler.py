@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from ferret.v1.region_sampler_pb2 import EncodeRegionsRequest, EncodeRegionsResponse
@@ -19,10 +20,11 @@ class RegionSampler:
 
     def __init__(self, settings: ModelSettings) -> None:
         self.model, self.processor = load_part(settings, "region_encoder")
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="sampler")  # one at a time: a huge mask takes much memory
 
     async def EncodeRegions(self, request: EncodeRegionsRequest) -> EncodeRegionsResponse:  # noqa: N802 (the RPC's name)
         """One vector of decoder width for each region of an image."""
-        return await asyncio.to_thread(self._encode, request)
+        return await asyncio.get_running_loop().run_in_executor(self.thread, self._encode, request)
 
     @torch.inference_mode()
     def _encode(self, request: EncodeRegionsRequest) -> EncodeRegionsResponse:

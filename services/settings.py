@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,16 +12,20 @@ from ferret_core.checkpoint import bundled
 from ferret_core.images import MAX_BYTES, MAX_PIXELS
 
 GRPC_PORT, HTTP_PORT = 9000, 8000
-MESSAGE_BYTES = 64 * 2**20
 
 # Must be set on every node before Ray starts.
 RAY_ENVIRONMENT = {
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",  # deployments talk gRPC to each other, not actor calls
-    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MESSAGE_BYTES),  # feature maps outgrow the default of 4 MB
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),  # the gateway, not Ray, says what is too large
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead proxy is back in seconds
     "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     "RAY_AUTH_MODE": "token",  # left unset, a cluster started by ray.init has a token that other processes do not look for
 }
+
+
+def ferret_home() -> Path:
+    """This user's directory: `$FERRET_HOME`, by default `~/.ferret`."""
+    return Path(os.environ.get("FERRET_HOME") or Path.home() / ".ferret")
 
 
 class Settings(BaseModel):
@@ -78,8 +84,11 @@ class PlatformSettings(Settings):
         {bundled.DEFAULT: ModelSettings(path=bundled.DEFAULT)}, min_length=1, description="By name; the first is the default."
     )
     gateway: DeploymentSettings = DeploymentSettings(max_ongoing_requests=256)
-    image_directory: str = Field("/tmp/ferret/images", description="Where images are kept between questions.")
+    image_directory: str = Field(
+        default_factory=lambda: str(ferret_home() / "images"), description="Where images are kept between questions."
+    )
     image_directory_bytes: int = Field(2 * 2**30, ge=1, description="The least recently used go when it outgrows this.")
     max_image_bytes: int = Field(MAX_BYTES, ge=1, description="Largest encoded image.")
     max_image_pixels: int = Field(MAX_PIXELS, ge=1, description="Largest decoded image.")
+    max_text_length: int = Field(1_000_000, ge=1, description="Most characters of a question and its history.")
     max_regions: int = Field(64, ge=1, description="Most regions of one request.")

@@ -1,6 +1,8 @@
 """The house: arrows only point down."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,14 +28,7 @@ def test_arrows_point_down(room):
                 assert name.split(".")[0] not in FORBIDDEN[room], f"{path.relative_to(ROOT)}:{node.lineno} imports {name}"
 
 
-def test_every_package_is_installed():
-    """setuptools is told every package by name, so that `ferret` can live in protos/."""
-    import tomllib
-
-    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    found = {
-        ".".join(path.parent.relative_to(ROOT).parts).removeprefix("protos.")
-        for room in ("ferret_core", "services", "protos")
-        for path in (ROOT / room).rglob("__init__.py")
-    }
-    assert found == listed
+def test_the_client_and_the_command_line_start_without_torch():
+    """Which takes seconds to import: whoever only talks to a server, or asks for --help, need not wait for it."""
+    check = "import sys, services.client, services.cli, ferret_core.cli; sys.exit(bool({'torch', 'ray'} & {*sys.modules}))"
+    subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=True)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import CLIPVisionModel
 
 CLIP_VIT_L_14_336 = {
     "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
@@ -41,7 +42,7 @@ _RENAMES = [
     (r"^vision_model\.", "model.vision_tower."),
     (r"^model\.(?=embed_tokens|layers|norm)", "model.language_model."),
 ]
-_IGNORED = re.compile(r"rotary_emb\.inv_freq$|position_ids$")
+_IGNORED = re.compile(r"rotary_emb\.inv_freq$|position_ids$|^(text_model|text_projection|visual_projection|logit_scale)\b")
 
 
 def is_original(config: dict[str, Any]) -> bool:
@@ -63,10 +64,11 @@ def convert_config(config: dict[str, Any], directory: str | None) -> dict[str, A
         directory: where it lies; its `vision_tower/config.json`, if there, says the tower's size. The name in
             `mm_vision_tower` does not: it may be a stock name on a tower of another size.
     """
-    tower = Path(directory or "") / "vision_tower" / "config.json"
+    file = Path(directory or "") / "vision_tower" / "config.json"
+    tower: dict[str, Any] = json.loads(file.read_text()) if directory and file.is_file() else CLIP_VIT_L_14_336
     return {
         "architectures": ["FerretForConditionalGeneration"],
-        "vision_config": json.loads(tower.read_text()) if directory and tower.is_file() else dict(CLIP_VIT_L_14_336),
+        "vision_config": dict(tower.get("vision_config", tower)),  # a whole CLIP's has one for its text as well
         "text_config": {key: config[key] for key in _LLAMA_FIELDS if key in config} | {"model_type": "llama"},
         "vision_feature_layer": config.get("mm_vision_select_layer", -2),
         "region_encoder": "spatial_aware" if config.get("region_geo_sampler") else "mean_pool",
@@ -81,7 +83,7 @@ def read_state_dict(directory: str | Path) -> dict[str, Tensor]:
     """All weights of an original checkpoint under our names, memory-mapped where the file allows it.
 
     Raises:
-        FileNotFoundError: the directory holds no weights.
+        FileNotFoundError: the directory holds no weights, or none of the vision tower and its stock one is out of reach.
     """
     directory = Path(directory)
     files = [*_weight_files(directory), *_weight_files(directory / "vision_tower")]
@@ -94,7 +96,22 @@ def read_state_dict(directory: str | Path) -> dict[str, Tensor]:
                 ours = _rename(name)
                 # Their 1x1 convolutions over neighbours are linear layers here.
                 weights[ours] = tensor.squeeze(-1) if ours.endswith("aggregate.weight") else tensor
+    if not any(name.startswith("model.vision_tower.") for name in weights):
+        weights |= _stock_vision_tower(directory)
     return weights
+
+
+def _stock_vision_tower(directory: Path) -> dict[str, Tensor]:
+    """Deltas, and what is made from them, come without the tower, which was never trained: it is the one of that name."""
+    name = json.loads((directory / "config.json").read_text()).get("mm_vision_tower")
+    try:
+        tower = CLIPVisionModel.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{directory}: has no weights of the vision tower, and mm_vision_tower = {name!r} could not be loaded; put CLIP's "
+            f"config.json and weights into {directory / 'vision_tower'}"
+        ) from error
+    return {_rename(f"vision_tower.{name}"): tensor for name, tensor in tower.state_dict().items() if not _IGNORED.search(name)}
 
 
 def _weight_files(directory: Path) -> list[Path]:

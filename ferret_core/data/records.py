@@ -101,17 +101,13 @@ def region_from_json(value: dict[str, Any]) -> Region:
     """Inverse of `region_to_json`. Raises `ValueError` for an unknown type or malformed numbers."""
     match value:
         case {"point": [x, y]}:
-            return Point(float(x), float(y))
+            return Point(x, y)
         case {"box": [x1, y1, x2, y2]}:
-            return Box(float(x1), float(y1), float(x2), float(y2))
+            return Box(x1, y1, x2, y2)
         case {"polygon": points}:
-            return Polygon(_vertices(points))
+            return Polygon(points)
         case {"scribble": points, **rest}:
-            return Scribble(_vertices(points), float(rest.get("width", BRUSH_WIDTH)))
+            return Scribble(points, rest.get("width", BRUSH_WIDTH))
         case {"mask": rle}:
             return Mask.from_coco(rle)
     raise ValueError(f"region: expected one of point, box, polygon, scribble or mask with its coordinates, got {value}")
-
-
-def _vertices(points: list[list[float]]) -> tuple[tuple[float, float], ...]:
-    return tuple((float(x), float(y)) for x, y in points)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+_BYTE = re.compile("<0x[0-9A-F]{2}>")  # of tokenizers that fall back to bytes, as LLaMA's
 
 
 class Detokenizer:
@@ -23,7 +26,7 @@ class Detokenizer:
     def feed(self, token: int) -> str:
         """Takes the next token; returns the text that became certain."""
         self.tokens.append(token)
-        decoded = self.tokenizer.decode(self.tokens, skip_special_tokens=True).lstrip()
+        decoded = self._decode(self.tokens[: self._whole()])
         found = [at for at in (decoded.find(text) for text in self.stop) if at >= 0]
         if found:
             self.stopped = True
@@ -36,7 +39,17 @@ class Detokenizer:
         """The text that was still held back when the answer ended."""
         if self.stopped:
             return ""
-        return self._advance(self.tokenizer.decode(self.tokens, skip_special_tokens=True).strip())
+        return self._advance(self._decode(self.tokens).rstrip())
+
+    def _whole(self) -> int:
+        """Tokens before a run of single bytes at the end: what these spell is known when the run is over."""
+        end = len(self.tokens)
+        while end and _BYTE.fullmatch(self.tokenizer.convert_ids_to_tokens(self.tokens[end - 1])):
+            end -= 1
+        return end
+
+    def _decode(self, tokens: list[int]) -> str:
+        return self.tokenizer.decode(tokens, skip_special_tokens=True).lstrip()
 
     def _advance(self, text: str) -> str:
         if len(text) <= len(self.text):

@@ -35,7 +35,9 @@ class SamplingParams:
             raise ValueError(f"top_p: must be in (0, 1], got {self.top_p}")
         if self.top_k < 0:
             raise ValueError(f"top_k: must be 0 (all) or more, got {self.top_k}")
-        if len(self.stop) > 8 or not all(0 < len(text) <= 64 for text in self.stop):
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed: must be in [0, 2^63), got {self.seed}")
+        if isinstance(self.stop, str) or len(self.stop) > 8 or not all(0 < len(text) <= 64 for text in self.stop):
             raise ValueError("stop: at most 8 texts of 1 to 64 characters")
 
 
@@ -50,7 +52,8 @@ class Sampler:
         """The next token from logits `(vocabulary,)`."""
         if self.params.temperature == 0:
             return int(logits.argmax())
-        scores, order = logits.float().cpu().div(self.params.temperature).sort(descending=True)
+        logits = logits.float().cpu()
+        scores, order = ((logits - logits.max()) / self.params.temperature).sort(descending=True)
         if self.params.top_k:
             scores = scores[: self.params.top_k]
         probabilities = scores.softmax(-1)

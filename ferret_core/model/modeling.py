@@ -54,7 +54,7 @@ class FerretPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, *args: Any, **kwargs: Any) -> FerretPreTrainedModel:
-        """As in transformers, plus `parts`; a directory in the original layout works too.
+        """As in transformers, plus `parts`; a local directory in the original layout works too.
 
         Args:
             pretrained_model_name_or_path: a local directory or a name on the hub.
@@ -248,13 +248,18 @@ class FerretForConditionalGeneration(FerretPreTrainedModel, GenerationMixin):
     @torch.no_grad()
     def generate(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
         region_points: Tensor | None = None,
         attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor | Any:
-        """As in transformers: `(B, L + new)` token ids, the prompt included, image patches shown as token 0."""
+        """As in transformers: `(B, L + new)` token ids, the prompt included, image patches shown as token 0.
+
+        With `inputs_embeds`, as of `embed_prompt`, in place of `input_ids`: `(B, new)`.
+        """
+        if input_ids is None:
+            return super().generate(attention_mask=attention_mask, **kwargs)
         embeddings = self.model.embed_inputs(input_ids, pixel_values, region_points)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)

@@ -108,12 +108,15 @@ class FerretProcessor(ProcessorMixin):
         pictures = [images] if isinstance(images, Image.Image) else list(images or ())
         tokens = [self.token_ids(each) for each in texts]
         data = dict(self.tokenizer.pad({"input_ids": tokens}, padding_side="left", return_tensors="pt"))
+        places = sum(each.count(IMAGE_TOKEN) for each in texts)
+        if places != len(pictures):
+            raise ValueError(f"images: the text has {places} {IMAGE_TOKEN}, but {len(pictures)} were given")
+        owners = self._images_of_regions(texts)
+        if len(owners) != len(regions):
+            raise ValueError(f"regions: the text has {len(owners)} {REGION_TOKEN}, but {len(regions)} were given")
         if pictures:
             data["pixel_values"] = self.pixel_values(pictures)
         if regions:
-            owners = self._images_of_regions(texts)
-            if len(owners) != len(regions):
-                raise ValueError(f"regions: the text has {len(owners)} <region_fea>, but {len(regions)} were given")
             points = [
                 self.region_points(region, ImageSize(*pictures[owner].size), generator)
                 for region, owner in zip(regions, owners, strict=True)
@@ -142,7 +145,10 @@ class FerretProcessor(ProcessorMixin):
         """For each `<region_fea>` of the texts, the number of the image before it."""
         owners, images = [], 0
         for text in texts:
-            for piece in text.split(IMAGE_TOKEN)[1:]:
+            before, *pieces = text.split(IMAGE_TOKEN)
+            if REGION_TOKEN in before:
+                raise ValueError(f"text: {REGION_TOKEN} needs an {IMAGE_TOKEN} before it")
+            for piece in pieces:
                 owners += [images] * piece.count(REGION_TOKEN)
                 images += 1
         return owners

@@ -147,7 +147,6 @@ class SamplerStage(nn.Module):
         self.difference = nn.Linear(width + 2, width + 2)
         self.aggregate = nn.Linear(2 * (width + 2), width)
         self.norm = nn.LayerNorm(width)
-        self._fused: tuple[tuple, tuple[Tensor, ...], Tensor] | None = None
 
     def choose(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Indices of the anchors `(R, M)` and of their neighbours `(R, M, K)` among `points` `(R, P, 2)`."""
@@ -159,10 +158,7 @@ class SamplerStage(nn.Module):
         x = torch.cat((features, points.to(features.dtype)), dim=-1)
         of_neighbor, of_anchor = self.aggregate.weight.split(x.shape[-1], dim=1)
         constant = F.linear(self.difference.bias, of_neighbor, self.aggregate.bias)
-        if torch.is_grad_enabled():
-            neighbor_terms = F.linear(F.linear(x, self.difference.weight), of_neighbor)
-        else:
-            neighbor_terms = F.linear(x, self._fused_weight(of_neighbor))
+        neighbor_terms = F.linear(x, of_neighbor @ self.difference.weight)
         anchor_terms = F.linear(_take(x, anchors), of_anchor, constant) - _take(neighbor_terms, anchors)
 
         # Gathered and fused a few anchors at a time, over all regions: what is gathered stays in the cache.
@@ -186,15 +182,6 @@ class SamplerStage(nn.Module):
     def _pool(self, pairs: Tensor) -> Tensor:
         fused = self.norm(F.relu(pairs, inplace=not torch.is_grad_enabled()))
         return fused.amax(dim=-2) if self.pooling == "max" else fused.mean(dim=-2)
-
-    def _fused_weight(self, of_neighbor: Tensor) -> Tensor:
-        """U1 W, formed once and again whenever either weight has changed: half of the arithmetic that is left."""
-        weights = (self.aggregate.weight, self.difference.weight)
-        key = tuple((w.data_ptr(), 0 if w.is_inference() else w._version, w.dtype) for w in weights)
-        if self._fused is None or self._fused[0] != key:
-            held = tuple(w.detach() for w in weights)  # while they live, no other weight can have their address
-            self._fused = key, held, of_neighbor @ self.difference.weight
-        return self._fused[-1]
 
 
 class SpatialAwareSampler(nn.Module):

@@ -147,6 +147,41 @@ def test_bad_regions_say_what_is_wrong(region, says):
         region.to_mask(ImageSize(64, 48))
 
 
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Point(None, 1), "point: x = None"),
+        (lambda: Point(10**400, 1), "point: x = 1000"),
+        (lambda: Polygon((1, 2, 3)), "polygon: points = "),
+        (lambda: Mask((64,), ""), "mask: size = "),
+        (lambda: Mask.from_coco({"size": [48, 64], "counts": None}), "counts must be text or a list of integers"),
+        (lambda: Mask.from_coco({"size": [48, 64], "counts": [1.5]}), "counts must be text or a list of integers"),
+        (lambda: Mask.from_coco({"counts": ""}), "a COCO RLE has the fields"),
+    ],
+)
+def test_malformed_regions_are_never_made(make, says):
+    with pytest.raises(RegionError, match=says):
+        make()
+
+
+def test_any_sequence_makes_a_region():
+    assert Polygon([[1, 2], [3, 4], [5, 6]]) == Polygon(((1.0, 2.0), (3.0, 4.0), (5.0, 6.0)))
+    assert Mask.from_array([[1, 0]]) == Mask(ImageSize(2, 1), Mask.from_array(np.array([[1, 0]])).counts)
+
+
+def test_drawings_are_limited():
+    size = ImageSize(64, 48)
+    for region in (Polygon(((1, 1),) * 4097), Scribble(((1, 1),) * 4097)):
+        with pytest.raises(RegionError, match="at most 4,096 points, got 4,097"):
+            region.to_mask(size)
+    with pytest.raises(RegionError, match="at most 1,000,000 runs"):
+        Mask(size, "0" * 1_000_001).to_mask(size)
+
+
+def test_a_brush_may_be_wider_than_a_small_picture():
+    assert Scribble(((4, 4),)).to_mask(ImageSize(8, 8)).any()
+
+
 def test_iou():
     assert box_iou(Box(0, 0, 10, 10), Box(5, 0, 15, 10)) == pytest.approx(1 / 3)
     assert box_iou(Box(0, 0, 1, 1), Box(5, 5, 6, 6)) == 0

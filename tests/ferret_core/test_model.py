@@ -1,5 +1,8 @@
 """The model in transformers' conventions: Auto classes, saving, generation, parts, checkpointing."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from PIL import Image
@@ -155,6 +158,40 @@ def test_mismatches_are_errors(tiny_model, tiny_processor):
     prompt, mentioned = build_prompt([Turn("[region0] [region0]")], {0: Point(1, 1)}, SIZE)
     with pytest.raises(ValueError, match="the text has 2 <region_fea>, but 1 were given"):
         tiny_processor(IMAGE, prompt, mentioned[:1])
+
+    with pytest.raises(ValueError, match="the text has 1 <image>, but 2 were given"):
+        tiny_processor([IMAGE, IMAGE], prompt, mentioned)
+    with pytest.raises(ValueError, match="<region_fea> needs an <image> before it"):
+        tiny_processor(IMAGE, "<region_fea> <image>", mentioned[:1])
+
+
+def test_generate_goes_on_from_embeddings(tiny_model, tiny_processor):
+    inputs = question(tiny_processor)
+    embeddings = tiny_model.model.embed_inputs(inputs["input_ids"], inputs["pixel_values"], inputs["region_points"])
+    options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": 2, "pad_token_id": 0}
+    expected = tiny_model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
+    assert torch.equal(tiny_model.generate(inputs_embeds=embeddings, **options), expected)
+
+
+@pytest.mark.parametrize("setting", [{"region_encoder": "conv"}, {"sampler_pooling": "median"}])
+def test_unknown_choices_are_errors(setting):
+    with pytest.raises(ValueError, match="must be one of"):
+        FerretConfig(**setting)
+
+
+def test_the_stock_vision_tower_of_a_checkpoint_without_one(tmp_path):
+    """As deltas have it: the tower is the one that `mm_vision_tower` names, and never a random one."""
+    source, bare = GOLDEN / "checkpoints" / "ferret-tiny", tmp_path / "bare"
+    shutil.copytree(source, bare, ignore=shutil.ignore_patterns("vision_tower"))
+    config = json.loads((bare / "config.json").read_text())
+    for name in (str(tmp_path / "nowhere"), str(source / "vision_tower")):
+        (bare / "config.json").write_text(json.dumps(config | {"mm_vision_tower": name}))
+        if name.endswith("nowhere"):
+            with pytest.raises(FileNotFoundError, match="has no weights of the vision tower"):
+                original.read_state_dict(bare)
+    found, expected = original.read_state_dict(bare), original.read_state_dict(source)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
 @torch.no_grad()

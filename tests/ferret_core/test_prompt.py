@@ -50,7 +50,9 @@ def test_regions_of_the_history_come_first():
         ([Turn("a <region_fea> b")], "'<region_fea>' is reserved"),
         ([Turn("a </s> b")], "'</s>' is reserved"),
         ([Turn("<image> b")], "'<image>' is reserved"),
-        ([Turn("a", "b </s>"), Turn("c")], "turn 0: answer"),
+        ([Turn("a", "b </s>"), Turn("c")], r"history\[0\].answer: '</s>' is reserved"),
+        ([Turn("a"), Turn("b")], r"history\[0\].answer: every turn but the last needs one"),
+        ([Turn("a", "It is [region3]."), Turn("b")], r"history\[0\].answer: \[region3\] is not among"),
         ([Turn("What is [region7]?")], r"\[region7\] is not among the regions; known: none"),
     ],
 )

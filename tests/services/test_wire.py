@@ -10,9 +10,7 @@ from ferret_core.answer import Finish, TextDelta, Usage
 from ferret_core.engine import Delta, SamplingParams
 from ferret_core.geometry import Box, ImageSize, Mask, Point, Polygon, RegionError, Scribble
 from ferret_core.grounding import Span
-from services.errors import NotFoundError, status_of
 from services.stage_wire import delta_from_proto, delta_to_proto, sampling_from_proto, tensor_from_proto, tensor_to_proto
-from services.stores import ImageStore
 from services.wire import event_from_proto, event_to_proto, region_from_proto, region_to_proto, sampling_to_proto
 
 number = st.floats(0, 5000)
@@ -62,29 +60,3 @@ def test_events_survive():
         assert event_from_proto(event_to_proto(event, "sha256:x", "m")) == event
     for delta in (Delta("a", 1), Delta("", 2, "stop")):
         assert delta_from_proto(delta_to_proto(delta)) == delta
-
-
-def test_no_detail_of_an_internal_error_reaches_the_client():
-    code, message = status_of(RuntimeError("secret=hunter2"))
-    assert code.name == "INTERNAL"
-    assert "hunter2" not in message
-    assert "incident" in message
-    assert status_of(NotFoundError("image_id: no image 'x'"))[0].name == "NOT_FOUND"
-
-
-def test_image_store_evicts_the_least_recently_used(tmp_path):
-    store = ImageStore(tmp_path / "images", max_bytes=250)
-    first = store.put(b"a" * 100)
-    assert store.put(b"a" * 100) == first
-    second = store.put(b"b" * 100)
-    assert store.get(first) == b"a" * 100
-    store.put(b"c" * 100)
-    assert store.get(second) is None
-    assert store.get(first) == b"a" * 100
-
-
-def test_image_store_ids_are_not_paths(tmp_path):
-    (tmp_path / "secret").write_text("x")
-    store = ImageStore(tmp_path / "images", max_bytes=250)
-    for name in ("../secret", "sha256:../secret", "/etc/passwd", "sha256:" + "/" * 64, ""):
-        assert store.get(name) is None
