@@ -8,10 +8,10 @@ import pytest
 
 from ferret_core.data.playground import GESTURES, KINDS, SPLITS, THINGS, generate_scene, playground_example, scene_rng
 from ferret_core.data.playground.objects import SPRITES
+from ferret_core.data.playground.tokenizer import build_tokenizer
 from ferret_core.data.pointing import point_at
 from ferret_core.data.records import Record, region_from_json, region_to_json
 from ferret_core.geometry import Box, Point, mask_bounds, mask_iou
-from ferret_core.prompt import Turn
 
 
 def test_there_is_enough_to_see():
@@ -103,4 +103,21 @@ def test_bad_records_name_the_field():
     with pytest.raises(ValueError, match="expected one of point, box"):
         region_from_json({"circle": [1, 2, 3]})
     assert region_from_json(region_to_json(Box(1, 2, 3, 4))) == Box(1, 2, 3, 4)
-    assert good["turns"][0] == {"question": Turn(**good["turns"][0]).question, "answer": good["turns"][0]["answer"]}
+
+
+def test_plurals_and_articles():
+    things = {thing.name: thing for thing in THINGS}
+    assert [things[name].plural for name in ("fox", "battery", "key", "sandwich", "mouse", "bread")] == [
+        "foxes", "batteries", "keys", "sandwiches", "mice", "bread",
+    ]  # fmt: skip
+    assert [things[name].a_name for name in ("owl", "unicorn", "hourglass", "grapes")] == [
+        "an owl", "a unicorn", "an hourglass", "grapes",
+    ]  # fmt: skip
+
+
+def test_the_tokenizer_knows_numbers_and_loses_nothing():
+    tokenizer = build_tokenizer(vocab_size=400, examples=5)
+    number = {tokenizer.convert_ids_to_tokens(i) for n in (0, 45, 450, 1000) for i in tokenizer(str(n)).input_ids[1:]}
+    assert number == {"0", "45", "450", "1000"}
+    for text in ("It is a dog [1, 22, 333, 1000].", "naïve café 東京 🙂 two  spaces"):
+        assert tokenizer.decode(tokenizer(text).input_ids[1:]) == text

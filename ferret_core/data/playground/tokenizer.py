@@ -53,11 +53,6 @@ def build_tokenizer(vocab_size: int = 1400, examples: int = 3000) -> PreTrainedT
     return fast
 
 
-def number_tokens(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """Token ids of the numbers 0..1000."""
-    return tokenizer.convert_tokens_to_ids([str(number) for number in range(BINS + 1)])
-
-
 def _texts(examples: int) -> Iterator[str]:
     """Conversations, without numbers: those have tokens anyway."""
     for thing in THINGS:
