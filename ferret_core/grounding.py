@@ -35,10 +35,10 @@ _DETERMINERS = {
     "a", "an", "the", "this", "that", "these", "those", "his", "her", "its", "their", "my", "your", "our", "some", "any",
     "another", "each", "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
 }  # fmt: skip
-_WORD = re.compile(r"\S+")
+_WORD = re.compile(r"\S*\w\S*")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
     """A phrase of an answer and the place it names."""
 
@@ -94,12 +94,17 @@ class GroundingParser:
             start, end = self._last.start, self._last.end
         else:
             start, end = _phrase(self.text, self._last.box_end if self._last else 0, match.start())
-        return Span(self.text[start:end], box, start, end, match.start(), match.end())
+        return Span(phrase=self.text[start:end], box=box, start=start, end=end, box_start=match.start(), box_end=match.end())
 
 
 def find_spans(text: str, size: ImageSize) -> list[Span]:
     """All spans of a text about an image of `size` pixels."""
     return GroundingParser(size).feed(text)
+
+
+def without_boxes(text: str) -> str:
+    """The words of an answer: every box, and the space before it, left out."""
+    return re.sub(rf" ?{_BOX.pattern}", "", text)
 
 
 def _phrase(text: str, start: int, end: int) -> tuple[int, int]:

@@ -31,20 +31,28 @@ def ferret_home() -> Path:
 class Settings(BaseModel):
     """Base of all settings: unknown names are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class DeploymentSettings(Settings):
     """Size of one deployment."""
 
-    min_replicas: int = Field(1, ge=0, description="Replicas when idle.")
-    max_replicas: int = Field(1, ge=1, description="Replicas under load.")
-    target_ongoing_requests: float = Field(4, gt=0, description="Requests a replica should have; more start another.")
-    max_ongoing_requests: int = Field(32, ge=1, description="Requests a replica takes at a time.")
-    max_queued_requests: int = Field(128, ge=-1, description="Requests that wait for a replica; more are refused.")
-    num_cpus: float = Field(0.1, ge=0, description="CPU cores that Ray reserves for a replica.")
-    num_gpus: float = Field(0, ge=0, description="GPUs that Ray reserves for a replica.")
-    threads: int = Field(1, ge=1, description="CPU threads a replica computes with.")
+    min_replicas: int = Field(1, ge=0)
+    """Replicas when idle."""
+    max_replicas: int = Field(1, ge=1)
+    """Replicas under load."""
+    target_ongoing_requests: float = Field(4, gt=0)
+    """Requests a replica should have; more start another."""
+    max_ongoing_requests: int = Field(32, ge=1)
+    """Requests a replica takes at a time."""
+    max_queued_requests: int = Field(128, ge=-1)
+    """Requests that wait for a replica; more are refused."""
+    num_cpus: float = Field(0.1, ge=0)
+    """CPU cores that Ray reserves for a replica."""
+    num_gpus: float = Field(0, ge=0)
+    """GPUs that Ray reserves for a replica."""
+    threads: int = Field(1, ge=1)
+    """CPU threads a replica computes with."""
 
     def options(self, name: str) -> dict[str, Any]:
         """As arguments of `Deployment.options`."""
@@ -68,10 +76,10 @@ class DeploymentSettings(Settings):
 class ModelSettings(Settings):
     """One model and its three stages."""
 
-    path: str = Field(description="A bundled checkpoint, a directory, or a name on the hub.")
-    dtype: Literal["bfloat16", "float16", "float32"] | None = Field(
-        None, description="Of weights and arithmetic; by default bfloat16 on a GPU, else float32."
-    )
+    path: str
+    """A bundled checkpoint, a directory, or a name on the hub."""
+    dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    """Of weights and arithmetic; by default bfloat16 on a GPU, else float32."""
     image_encoder: DeploymentSettings = DeploymentSettings()
     region_sampler: DeploymentSettings = DeploymentSettings()
     llm_decoder: DeploymentSettings = DeploymentSettings(max_ongoing_requests=64)
@@ -80,15 +88,18 @@ class ModelSettings(Settings):
 class PlatformSettings(Settings):
     """The whole application."""
 
-    models: dict[str, ModelSettings] = Field(
-        {bundled.DEFAULT: ModelSettings(path=bundled.DEFAULT)}, min_length=1, description="By name; the first is the default."
-    )
+    models: dict[str, ModelSettings] = Field({bundled.DEFAULT: ModelSettings(path=bundled.DEFAULT)}, min_length=1)
+    """By name; the first is the default."""
     gateway: DeploymentSettings = DeploymentSettings(max_ongoing_requests=256)
-    image_directory: str = Field(
-        default_factory=lambda: str(ferret_home() / "images"), description="Where images are kept between questions."
-    )
-    image_directory_bytes: int = Field(2 * 2**30, ge=1, description="The least recently used go when it outgrows this.")
-    max_image_bytes: int = Field(MAX_BYTES, ge=1, description="Largest encoded image.")
-    max_image_pixels: int = Field(MAX_PIXELS, ge=1, description="Largest decoded image.")
-    max_text_length: int = Field(1_000_000, ge=1, description="Most characters of a question and its history.")
-    max_regions: int = Field(64, ge=1, description="Most regions of one request.")
+    image_directory: str = Field(default_factory=lambda: str(ferret_home() / "images"))
+    """Where images are kept between questions."""
+    image_directory_bytes: int = Field(2 * 2**30, ge=1)
+    """The least recently used go when it outgrows this."""
+    max_image_bytes: int = Field(MAX_BYTES, ge=1)
+    """Largest encoded image."""
+    max_image_pixels: int = Field(MAX_PIXELS, ge=1)
+    """Largest decoded image."""
+    max_text_length: int = Field(1_000_000, ge=1)
+    """Most characters of a question and its history."""
+    max_regions: int = Field(64, ge=1)
+    """Most regions of one request."""

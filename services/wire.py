@@ -90,8 +90,14 @@ def event_from_proto(message: ferret_pb2.ChatResponse) -> AnswerEvent:
             return TextDelta(message.text_delta.text)
         case "span":
             span = message.span
-            box = _box_from_proto(span.box)
-            return Span(span.phrase, box, span.start, span.end, span.box_start, span.box_end)
+            return Span(
+                phrase=span.phrase,
+                box=_box_from_proto(span.box),
+                start=span.start,
+                end=span.end,
+                box_start=span.box_start,
+                box_end=span.box_end,
+            )
         case "finish":
             usage = message.finish.usage
             return Finish(

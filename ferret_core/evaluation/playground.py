@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,9 @@ from tqdm import tqdm
 
 from ferret_core.data.playground import GESTURES, KINDS, Example, playground_example
 from ferret_core.geometry import box_iou
-from ferret_core.grounding import find_spans
+from ferret_core.grounding import find_spans, without_boxes
 from ferret_core.predictor import FerretPredictor
 from ferret_core.prompt import Turn, build_prompt, write_boxes
-
-_BOX_TEXT = re.compile(r" ?\[[\d, ]+\]")
 
 # The figures that the bundled checkpoint is held to.
 TARGETS = {"named (box)": 0.90, "named (point)": 0.85, "named (scribble)": 0.85, "located": 0.80, "yes or no": 0.90}
@@ -64,7 +62,7 @@ def evaluate_playground(
     examples = _questions(scenes)
     total = scenes * (len(GESTURES) + len(KINDS) - 2)
     with tqdm(total=total, unit="question", disable=not progress, desc="playground") as bar:
-        while batch := [example for _, example in zip(range(batch_size), examples, strict=False)]:
+        while batch := list(islice(examples, batch_size)):
             for example, answer in zip(batch, _answers(predictor, batch), strict=True):
                 for name, right in grade(example, answer):
                     score = scores.setdefault(name, Score())
@@ -80,13 +78,12 @@ def grade(example: Example, answer: str) -> Iterator[tuple[str, bool]]:
     """What an answer to a one-turn example got right, and what not."""
     record, kind = example.record, example.kinds[0]
     expected = write_boxes(record.turns[0].answer or "", record.boxes, record.size)
-    same_words = _words(answer) == _words(expected)
+    same_words = without_boxes(answer) == without_boxes(expected)
     wanted = [span.box for span in find_spans(expected, record.size)]
     given = [span.box for span in find_spans(answer, record.size)]
     same_boxes = len(wanted) == len(given) and all(box_iou(a, b) >= 0.5 for a, b in zip(wanted, given, strict=True))
     if kind == "name":
-        gesture = type(record.regions[0]).__name__.lower()
-        yield f"named ({gesture})", same_words
+        yield f"named ({record.regions[0].kind})", same_words
     elif kind in ("locate", "locate_by_relation") and wanted:
         yield "located", same_boxes
         yield f"located ({'by relation' if kind == 'locate_by_relation' else 'by name'})", same_boxes
@@ -149,7 +146,3 @@ def _answers(predictor: FerretPredictor, examples: list[Example]) -> list[str]:
     )
     new = output[:, inputs["input_ids"].shape[1] :]
     return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
-
-
-def _words(text: str) -> str:
-    return _BOX_TEXT.sub("", text)

@@ -41,7 +41,7 @@ class MasterOptimizer:
 
         def of(muon: bool) -> list[dict[str, Any]]:
             return [
-                {"params": masters, "lr": rate, "peak": rate, "weight_decay": decay}
+                {"params": masters, "lr": rate, "weight_decay": decay}
                 for (is_muon, rate, decay), masters in groups.items()
                 if is_muon == muon
             ]
@@ -51,6 +51,7 @@ class MasterOptimizer:
         ]
         if of(muon=True):
             self.optimizers.append(torch.optim.Muon(of(muon=True), adjust_lr_fn="match_rms_adamw"))
+        self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
 
     @torch.no_grad()
     def step(self, factor: float) -> float:
@@ -61,9 +62,9 @@ class MasterOptimizer:
             master.grad = gradient.float().reshape(master.shape)
             parameter.grad = None
         norm = nn.utils.clip_grad_norm_(self.masters.values(), self.clip)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * factor
+        for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
             optimizer.step()
         self.write_back()
         return float(norm)
@@ -85,10 +86,7 @@ class MasterOptimizer:
             master.copy_(state["masters"][name])
         self.write_back()
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            peaks = [group["peak"] for group in optimizer.param_groups]
             optimizer.load_state_dict(saved)
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["peak"] = peak
 
 
 def _inner_matrices(module: nn.Module) -> set[str]:

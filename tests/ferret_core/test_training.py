@@ -94,7 +94,8 @@ def test_padding_changes_nothing(tiny_model, tiny_processor):
 def test_runs_and_leaves_a_model(run_config, tmp_path, task, precision):
     directory = train(TrainConfig(**run_config | {"task": task, "precision": precision}))
     model = FerretForConditionalGeneration.from_pretrained(directory)
-    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    assert all(p.dtype == dtype and p.isfinite().all() for p in model.parameters())
     lines = (tmp_path / "run" / "metrics.jsonl").read_text()
     assert '"validation_loss"' in lines
     assert len(losses(tmp_path / "run")) == 6

@@ -13,6 +13,8 @@ from ferret_core.grounding import Span
 from services.stage_wire import delta_from_proto, delta_to_proto, sampling_from_proto, tensor_from_proto, tensor_to_proto
 from services.wire import event_from_proto, event_to_proto, region_from_proto, region_to_proto, sampling_to_proto
 
+SPAN = Span(phrase="a dog", box=Box(1, 2, 3, 4), start=0, end=5, box_start=6, box_end=18)
+
 number = st.floats(0, 5000)
 vertices = st.lists(st.tuples(number, number), min_size=1, max_size=20).map(tuple)
 regions = st.one_of(
@@ -56,7 +58,7 @@ def test_sampling_defaults_are_the_servers():
 
 def test_events_survive():
     usage = Usage(prompt_tokens=3, completion_tokens=2, dropped_turns=1)
-    for event in (TextDelta("a dög"), Span("a dog", Box(1, 2, 3, 4), 0, 5, 6, 18), Finish("length", usage)):
+    for event in (TextDelta("a dög"), SPAN, Finish("length", usage)):
         assert event_from_proto(event_to_proto(event, "sha256:x", "m")) == event
     for delta in (Delta("a", 1), Delta("", 2, "stop")):
         assert delta_from_proto(delta_to_proto(delta)) == delta
