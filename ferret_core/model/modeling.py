@@ -156,23 +156,18 @@ class FerretModel(FerretPreTrainedModel):
         )
 
     def embed_inputs(
-        self,
-        input_ids: Tensor,
-        pixel_values: Tensor | None = None,
-        region_points: Tensor | None = None,
-        image_features: Tensor | None = None,
+        self, input_ids: Tensor, pixel_values: Tensor | None = None, region_points: Tensor | None = None
     ) -> Tensor:
-        """`embed_prompt` from raw inputs: encodes images `(images, 3, S, S)`, unless their features are given, and regions
-        `(R, P, 2)` first."""
-        if image_features is None and pixel_values is not None:
+        """`embed_prompt` from raw inputs: encodes images `(images, 3, S, S)` and regions `(R, P, 2)` first."""
+        image_features = region_features = None
+        if pixel_values is not None:
             image_features = self.encode_images(pixel_values)
-        region_features = None
-        if image_features is not None and region_points is not None and len(region_points):
-            flat = input_ids.flatten()
-            images_before = (flat == self.config.image_token_id).cumsum(0) // self.config.num_patches
-            image_index = images_before[flat == self.config.region_token_id] - 1
-            _check_counts(len(image_index), "<region_fea> tokens", len(region_points), "regions")
-            region_features = self.encode_regions(image_features, region_points, image_index)
+            if region_points is not None and len(region_points):
+                flat = input_ids.flatten()
+                images_before = (flat == self.config.image_token_id).cumsum(0) // self.config.num_patches
+                image_index = images_before[flat == self.config.region_token_id] - 1
+                _check_counts(len(image_index), "<region_fea> tokens", len(region_points), "regions")
+                region_features = self.encode_regions(image_features, region_points, image_index)
         return self.embed_prompt(input_ids, image_features, region_features)
 
 

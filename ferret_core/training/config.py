@@ -29,8 +29,8 @@ class TrainConfig:
     """Questions about each image."""
     max_length: int = 2048
     """Most tokens of a sample; the last questions of a longer conversation are left out."""
-    patch_name_weight: float = 0.0
-    """Weight of the loss for naming what every patch shows, in `instruct`; needs scenes that know it (the playground's)."""
+    name_weight: float = 0.0
+    """Weight, in `instruct`, of the losses for naming what every patch and every region shows."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """`muon` updates the matrices inside the network with Muon, the rest with AdamW."""
     learning_rate: float = 1e-3

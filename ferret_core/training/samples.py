@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -33,6 +34,8 @@ class Sample:
     """float32 `(R, P, 2)`."""
     patch_names: Tensor
     """int64 `(N,)`: for each patch, the first token of the name of what is under its centre; -100 for background."""
+    region_names: Tensor
+    """int64 `(R,)`: for each region, the first token of the name of what most of its points are on; -100 for background."""
 
 
 def build_sample(
@@ -61,26 +64,33 @@ def build_sample(
         inside = (offsets[:, 0] >= start) & (offsets[:, 1] <= end)
         labels[inside] = ids[inside]
     points = [processor.region_points(region, record.size, generator) for region in regions]
+    region_points = torch.stack(points) if points else torch.zeros(0, processor.sampler_points, 2)
+
+    scene = example.scene
+    names = torch.tensor([IGNORE_INDEX, *(processor.tokenizer(f" {o.thing.name}").input_ids[1] for o in scene.objects)])
+    counts = F.one_hot(_instances_at(region_points, scene), len(names)).sum(1)
+    counts[:, 0] = 0  # a box has background as well
     return Sample(
         input_ids=torch.cat((head, ids)),
         labels=torch.cat((torch.full_like(head, IGNORE_INDEX), labels)),
         pixel_values=processor.pixel_values([example.image])[0],
-        region_points=torch.stack(points) if points else torch.zeros(0, processor.sampler_points, 2),
-        patch_names=_patch_names(example.scene, processor),
+        region_points=region_points,
+        patch_names=names[_instances_at(_patch_centers(processor), scene)],
+        region_names=names[counts.argmax(-1) * counts.any(-1)],
     )
 
 
-def _patch_names(scene: Scene, processor: FerretProcessor) -> Tensor:
-    names = [processor.tokenizer(f" {o.thing.name}").input_ids[1] for o in scene.objects]
-    return torch.tensor([IGNORE_INDEX, *names])[_patch_instances(scene, processor)]
-
-
-def _patch_instances(scene: Scene, processor: FerretProcessor) -> Tensor:
-    """What is under the centre of each patch: int64 `(N,)`, 0 for background, i + 1 for object i."""
+def _patch_centers(processor: FerretProcessor) -> Tensor:
+    """Float32 `(N, 2)`: x / width and y / height of the centre of each patch, row-major."""
     side = math.isqrt(processor.num_patches)
-    centers = (torch.arange(side) + 0.5) / side
-    rows, columns = (centers * scene.size.height).long(), (centers * scene.size.width).long()
-    return torch.from_numpy(scene.instances)[rows[:, None], columns].flatten().long()
+    rows, columns = torch.meshgrid(*2 * [(torch.arange(side) + 0.5) / side], indexing="ij")
+    return torch.stack((columns, rows), dim=-1).flatten(0, 1)
+
+
+def _instances_at(points: Tensor, scene: Scene) -> Tensor:
+    """What is at points `(..., 2)` in [0, 1): int64 `(...)`, 0 for background, i + 1 for object i."""
+    x, y = (points * torch.tensor(scene.size)).long().unbind(-1)
+    return torch.from_numpy(scene.instances)[y, x].long()
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, Tensor]:
@@ -91,7 +101,9 @@ def collate(samples: Sequence[Sample]) -> dict[str, Tensor]:
         "labels": pad([s.labels for s in samples], batch_first=True, padding_value=IGNORE_INDEX),
         "pixel_values": torch.stack([s.pixel_values for s in samples]),
         "region_points": torch.cat([s.region_points for s in samples]),
+        "region_image": torch.arange(len(samples)).repeat_interleave(torch.tensor([len(s.region_points) for s in samples])),
         "patch_names": torch.stack([s.patch_names for s in samples]),
+        "region_names": torch.cat([s.region_names for s in samples]),
     }
 
 
@@ -114,7 +126,7 @@ class DenseDataset(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         scene = generate_scene(scene_rng(self.split, index))
-        instances = _patch_instances(scene, self.processor)
+        instances = _instances_at(_patch_centers(self.processor), scene)
         kinds = torch.tensor([0, *(1 + _THING_INDEX[o.thing.name] for o in scene.objects)])
         boxes = torch.tensor([(0, 0, 0, 0), *(to_bins(o.box.coordinates(scene.size), scene.size) for o in scene.objects)])
         return {

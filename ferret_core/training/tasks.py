@@ -42,12 +42,12 @@ class Task(Protocol):
 class InstructTask:
     """Next-token prediction on the answers of grounded conversations.
 
-    Beside it, every patch names what it shows, through the projector and the language model's own head: so a patch enters
-    the decoder as something like the word for it, which is easier to pass on than a code of its own.
+    Beside it, every patch and every region names what it shows, through the language model's own head: so it enters the
+    decoder as something like the word for it, which is easier to pass on than a code of its own.
     """
 
     def __init__(self, model: FerretForConditionalGeneration, processor: FerretProcessor, config: TrainConfig) -> None:
-        self.patch_name_weight = config.patch_name_weight
+        self.name_weight = config.name_weight
         self.module: nn.Module = model
         self.model = model
         self.processor = processor
@@ -64,26 +64,35 @@ class InstructTask:
         """Cross-entropy; teacher-forced, the share of right words and the mean error of numbers, in text bins."""
         model, head = self.model.model, self.model.lm_head
         image_features = model.encode_images(batch["pixel_values"])
-        embeddings = model.embed_inputs(batch["input_ids"], region_points=batch["region_points"], image_features=image_features)
+        region_features = model.encode_regions(image_features, batch["region_points"], batch["region_image"])
+        embeddings = model.embed_prompt(batch["input_ids"], image_features, region_features)
         hidden = model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
         targets = batch["labels"][:, 1:]
         kept = targets != IGNORE_INDEX
         logits, targets = head(hidden[:, :-1][kept]).float(), targets[kept]
         loss = F.cross_entropy(logits, targets)
 
-        shown = batch["patch_names"] != IGNORE_INDEX
-        patches = head(model.language_model.norm(model.multi_modal_projector(image_features[shown]))).float()
-        loss = loss + self.patch_name_weight * F.cross_entropy(patches, batch["patch_names"][shown])
+        patches, patch_names = self._naming(model.multi_modal_projector(image_features), batch["patch_names"])
+        regions, region_names = self._naming(region_features, batch["region_names"])
+        loss = loss + self.name_weight * (patches + regions)
         with torch.no_grad():
             answers = logits.argmax(-1)
             number = self._number.to(targets.device)
             numbers = number[targets] >= 0
             metrics = {
-                "patch_names": (patches.argmax(-1) == batch["patch_names"][shown]).float().mean().item(),
+                "patch_names": patch_names,
+                "region_names": region_names,
                 "words": (answers == targets)[~numbers].float().mean().item(),
                 "number_error": (number[answers] - number[targets])[numbers].abs().float().mean().item(),
             }
         return loss, metrics
+
+    def _naming(self, features: Tensor, names: Tensor) -> tuple[Tensor, float]:
+        """Cross-entropy, and accuracy, of the names that features `(..., D)` have right as they enter the decoder."""
+        shown = names != IGNORE_INDEX
+        logits, names = self.model.lm_head(self.model.model.language_model.norm(features[shown])).float(), names[shown]
+        count = max(1, len(names))
+        return F.cross_entropy(logits, names, reduction="sum") / count, (logits.argmax(-1) == names).sum().item() / count
 
 
 class DenseTask:
