@@ -35,7 +35,7 @@ class Sample:
     patch_names: Tensor
     """int64 `(N,)`: for each patch, the first token of the name of what is under its centre; -100 for background."""
     region_names: Tensor
-    """int64 `(R,)`: for each region, the first token of the name of what most of its points are on; -100 for background."""
+    """int64 `(R,)`: for each region, the first token of the name of the thing under most of its points; -100 if there is none."""
 
 
 def build_sample(
@@ -69,14 +69,14 @@ def build_sample(
     scene = example.scene
     names = torch.tensor([IGNORE_INDEX, *(processor.tokenizer(f" {o.thing.name}").input_ids[1] for o in scene.objects)])
     counts = F.one_hot(_instances_at(region_points, scene), len(names)).sum(1)
-    counts[:, 0] = 0  # a box has background as well
+    counts[:, 0] = 0  # a box covers background as well
     return Sample(
         input_ids=torch.cat((head, ids)),
         labels=torch.cat((torch.full_like(head, IGNORE_INDEX), labels)),
         pixel_values=processor.pixel_values([example.image])[0],
         region_points=region_points,
         patch_names=names[_instances_at(_patch_centers(processor), scene)],
-        region_names=names[counts.argmax(-1) * counts.any(-1)],
+        region_names=names[counts.argmax(-1)],
     )
 
 
@@ -88,9 +88,9 @@ def _patch_centers(processor: FerretProcessor) -> Tensor:
 
 
 def _instances_at(points: Tensor, scene: Scene) -> Tensor:
-    """What is at points `(..., 2)` in [0, 1): int64 `(...)`, 0 for background, i + 1 for object i."""
-    x, y = (points * torch.tensor(scene.size)).long().unbind(-1)
-    return torch.from_numpy(scene.instances)[y, x].long()
+    """What is at points `(..., 2)` in [0, 1): int64 `(...)`, 0 for background and where there is no point, i + 1 for object i."""
+    x, y = (points.nan_to_num() * torch.tensor(scene.size)).long().unbind(-1)
+    return torch.from_numpy(scene.instances)[y, x].long() * ~points.isnan().any(-1)
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, Tensor]:

@@ -72,23 +72,24 @@ class InstructTask:
         logits, targets = head(hidden[:, :-1][kept]).float(), targets[kept]
         loss = F.cross_entropy(logits, targets)
 
-        patches, patch_names = self._naming(model.multi_modal_projector(image_features), batch["patch_names"])
-        regions, region_names = self._naming(region_features, batch["region_names"])
-        loss = loss + self.name_weight * (patches + regions)
+        naming = {}
+        if self.name_weight:
+            patches, naming["patch_names"] = self._naming(model.multi_modal_projector(image_features), batch["patch_names"])
+            regions, naming["region_names"] = self._naming(region_features, batch["region_names"])
+            loss = loss + self.name_weight * (patches + regions)
         with torch.no_grad():
             answers = logits.argmax(-1)
             number = self._number.to(targets.device)
             numbers = number[targets] >= 0
             metrics = {
-                "patch_names": patch_names,
-                "region_names": region_names,
+                **naming,
                 "words": (answers == targets)[~numbers].float().mean().item(),
                 "number_error": (number[answers] - number[targets])[numbers].abs().float().mean().item(),
             }
         return loss, metrics
 
     def _naming(self, features: Tensor, names: Tensor) -> tuple[Tensor, float]:
-        """Cross-entropy, and accuracy, of the names that features `(..., D)` have right as they enter the decoder."""
+        """Cross-entropy and accuracy of the names `(...)` that the head reads from features `(..., D)`."""
         shown = names != IGNORE_INDEX
         logits, names = self.model.lm_head(self.model.model.language_model.norm(features[shown])).float(), names[shown]
         count = max(1, len(names))
@@ -98,14 +99,14 @@ class InstructTask:
 class DenseTask:
     """What is under every patch, and its box: a head start for the vision tower, as CLIP's has had one."""
 
+    _outputs = (1, len(THINGS), 4 * CODE_WIDTH)
+
     def __init__(self, model: FerretForConditionalGeneration, processor: FerretProcessor, config: TrainConfig) -> None:
         self.model, self.processor = model.model, processor
         width = model.config.vision_config.hidden_size
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(self._outputs)))
         self.module: nn.Module = nn.ModuleDict({"vision_tower": model.model.vision_tower, "head": self.head})
         self._code = number_code()
-
-    _outputs = (1, len(THINGS), 4 * CODE_WIDTH)
 
     def dataset(self, split: Split, config: TrainConfig) -> Dataset:
         """Scenes with dense labels."""

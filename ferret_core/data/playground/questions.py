@@ -18,12 +18,12 @@ from ferret_core.geometry import Box, Region
 from ferret_core.prompt import Turn
 
 KINDS = {
-    "name": 5,
-    "locate": 4,
+    "name": 4,
+    "locate": 6,
     "locate_by_relation": 3,
     "describe": 1,
     "presence": 2,
-    "verify": 2,
+    "verify": 1.5,
     "choose_name": 1,
     "choose_region": 1,
     "count": 1.5,
@@ -96,10 +96,10 @@ class Interview:
         """Objects of the same kind as object i, itself included."""
         return tuple(j for j, other in enumerate(self.objects) if other.thing == self.objects[i].thing)
 
-    def absent_thing(self, like: Thing) -> Thing:
+    def absent_thing(self, like: Thing, countable: bool = False) -> Thing:
         """A kind of thing that is not in the scene; half of the time of the same category as `like`."""
         present = {o.thing for o in self.objects}
-        absent = [t for t in THINGS if t not in present]
+        absent = [t for t in THINGS if t not in present and (t.countable or not countable)]
         alike = [t for t in absent if t.category == like.category] if self.rng.random() < 0.5 else []
         return self.pick(alike or absent)
 
@@ -219,7 +219,7 @@ class Interview:
             return None
         self.subject = None
         if self.rng.random() < _ABSENT_CHANCE:
-            name = self.absent_thing(thing).plural
+            name = self.absent_thing(thing, countable=True).plural
             return Turn(f"How many {name} are there?", f"There are no {name} in the image.")
         if self.rng.random() < 0.15:
             return Turn("How many objects are there?", f"There are {_NUMBERS[len(self.objects)]} objects.")
