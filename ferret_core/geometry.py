@@ -16,7 +16,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,8 @@ BINS = 1000
 POINT_RADIUS = 5  # a point stands for the 11 x 11 window around it
 BRUSH_WIDTH = 10.0  # of a scribble that does not say
 MAX_POINTS = 4096  # of a polygon or a scribble, and ...
-MAX_RUNS = 1_000_000  # ... runs of a mask: drawing takes time that a client could waste
+MAX_RUNS = 1_000_000  # ... runs of a mask, and ...
+MAX_BRUSHED = 4e9  # ... square pixels that a brush passes over: drawing takes time that a client could waste
 
 Coordinates = tuple[float, ...]
 Vertices = tuple[tuple[float, float], ...]
@@ -46,27 +48,19 @@ class ImageSize(NamedTuple):
         return f"{self.width} x {self.height}"
 
 
-_NORMALIZE: dict[Any, Callable[[Any], Any]] = {
-    "float": float,
-    "str": str,
-    "ImageSize": lambda size: ImageSize(*map(int, size)),
-    "Vertices": lambda points: tuple((float(x), float(y)) for x, y in points),
-}
-
-
 class _Region(ABC):
     """What all regions have in common."""
 
     __slots__ = ()
 
-    def __post_init__(self) -> None:
-        """Plain floats and tuples, whatever sequences they came in."""
-        for field_ in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+    def _convert(self, to: Callable[[Any], Any], *names: str) -> None:
+        """Fields, whatever sequences or numbers they came in, as `to` makes them."""
+        for name in names:
+            value = getattr(self, name)
             try:
-                value = _NORMALIZE[field_.type](getattr(self, field_.name))
+                object.__setattr__(self, name, to(value))
             except (TypeError, ValueError, OverflowError) as error:
-                raise RegionError(f"{self.kind}: {field_.name} = {getattr(self, field_.name)!r}: {error}") from error
-            object.__setattr__(self, field_.name, value)
+                raise RegionError(f"{self.kind}: {name} = {value!r}: {error}") from error
 
     @property
     def kind(self) -> str:
@@ -78,15 +72,16 @@ class _Region(ABC):
         """The covered pixels, bool `(height, width)`. Raises `RegionError`: outside the image, malformed, or empty."""
 
     def coordinates(self, size: ImageSize) -> Coordinates:
-        """Bounding box `(x1, y1, x2, y2)` of the covered pixels, in image pixels. Raises `RegionError` as `to_mask`."""
-        return mask_bounds(self.to_mask(size))
+        """Bounding box `(x1, y1, x2, y2)` of the covered pixels, in image pixels. Raises `RegionError` as `to_mask`;
+        points and boxes, which are their own coordinates, are not checked."""
+        return _bounds(self, size)
 
     def _check_inside(self, values: Iterable[tuple[str, float]], size: ImageSize) -> None:
         """Values by their name, x and y in turn."""
         for i, (name, value) in enumerate(values):
             limit = size[i % 2]
             if not (math.isfinite(value) and 0 <= value <= limit):
-                raise RegionError(f"{self.kind}: {name} = {value:g} is outside the image ({size}): must be in [0, {limit}]")
+                raise RegionError(f"{self.kind}: {name} = {value:.10g} is outside the image ({size}): must be in [0, {limit}]")
 
     def _check_points(self, points: Vertices, size: ImageSize) -> None:
         if len(points) > MAX_POINTS:
@@ -109,6 +104,9 @@ class Point(_Region):
     x: float
     y: float
 
+    def __post_init__(self) -> None:
+        self._convert(float, "x", "y")
+
     def to_mask(self, size: ImageSize) -> np.ndarray:
         self._check_inside([("x", self.x), ("y", self.y)], size)
         x, y = int(self.x), int(self.y)
@@ -127,6 +125,9 @@ class Box(_Region):
     y1: float
     x2: float
     y2: float
+
+    def __post_init__(self) -> None:
+        self._convert(float, "x1", "y1", "x2", "y2")
 
     def to_mask(self, size: ImageSize) -> np.ndarray:
         self._check_inside([("x1", self.x1), ("y1", self.y1), ("x2", self.x2), ("y2", self.y2)], size)
@@ -160,6 +161,9 @@ class Polygon(_Region):
 
     points: Vertices
 
+    def __post_init__(self) -> None:
+        self._convert(_vertices, "points")
+
     def to_mask(self, size: ImageSize) -> np.ndarray:
         if len(self.points) < 3:
             raise RegionError(f"polygon: needs at least 3 points, got {len(self.points)}")
@@ -176,6 +180,10 @@ class Scribble(_Region):
     points: Vertices
     width: float = BRUSH_WIDTH
 
+    def __post_init__(self) -> None:
+        self._convert(_vertices, "points")
+        self._convert(float, "width")
+
     def to_mask(self, size: ImageSize) -> np.ndarray:
         if not self.points:
             raise RegionError("scribble: needs at least 1 point, got 0")
@@ -183,6 +191,8 @@ class Scribble(_Region):
         if not 0 < self.width <= longest:  # nor NaN
             raise RegionError(f"scribble: width must be in (0, {longest}] pixels, got {self.width}")
         self._check_points(self.points, size)
+        if len(self.points) * self.width**2 > MAX_BRUSHED:
+            raise RegionError(f"scribble: {len(self.points):,} points are too many for a brush of {self.width:.10g} pixels")
         canvas = Image.new("1", size)
         draw = ImageDraw.Draw(canvas)
         path = _clip_to_pixels(self.points, size)
@@ -200,6 +210,11 @@ class Mask(_Region):
 
     size: ImageSize
     counts: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        self._convert(lambda size: ImageSize(*map(int, size)), "size")
+        if not isinstance(self.counts, str):
+            raise RegionError("mask: counts must be text")
 
     @classmethod
     def from_array(cls, mask: np.ndarray) -> Mask:
@@ -222,7 +237,7 @@ class Mask(_Region):
             if not isinstance(counts, Sequence) or not all(isinstance(run, int) for run in counts):
                 raise RegionError("mask: counts must be text or a list of integers")
             counts = _compress_runs(list(counts))
-        return cls(ImageSize(int(width), int(height)), counts)
+        return cls(ImageSize(width, height), counts)
 
     def to_coco(self) -> dict:
         """COCO's `{"size": [height, width], "counts": str}`."""
@@ -328,6 +343,15 @@ def _expand_runs(counts: str) -> list[int]:
 
 
 # ---- rasterising -----------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=128)  # a conversation asks for the same again and again
+def _bounds(region: _Region, size: ImageSize) -> Coordinates:
+    return mask_bounds(region.to_mask(size))
+
+
+def _vertices(points: Iterable[Iterable[float]]) -> Vertices:
+    return tuple((float(x), float(y)) for x, y in points)
 
 
 def _window(x1: int, y1: int, x2: int, y2: int, size: ImageSize) -> np.ndarray:

@@ -35,7 +35,7 @@ _DETERMINERS = {
     "a", "an", "the", "this", "that", "these", "those", "his", "her", "its", "their", "my", "your", "our", "some", "any",
     "another", "each", "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
 }  # fmt: skip
-_WORD = re.compile(r"\S*\w\S*")
+_WORD = re.compile(r"\S*\w")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,12 +54,16 @@ def open_image(source: ImageSource, max_bytes: int = MAX_BYTES, max_pixels: int 
         data = read_image_bytes(source, max_bytes)
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise ImageError(f"image: at most {max_pixels:,} pixels are accepted") from error
         except Exception as error:  # damaged files make Pillow raise almost anything
             raise ImageError(f"image: not one of {', '.join(FORMATS)}") from error
         _check_shape(image, max_pixels)  # by the header, before any pixel is decoded
     try:
         image.load()
-        return _upright(image).convert("RGB")
+        upright = _upright(image).convert("RGB")
+        upright.info = {}  # it must not be turned again
+        return upright
     except Exception as error:
         raise ImageError(f"image: truncated or damaged ({error})") from error
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ferret_core.answer import Answer, AnswerEvent
@@ -58,7 +57,7 @@ class FerretPredictor:
     def set_image(self, image: ImageSource) -> ImageSize:
         """Looks at an image: a path, encoded bytes or a PIL image. Returns its size. Raises `ImageError`."""
         self._features = self._size = None  # a failure must not leave the picture before
-        picture: Image.Image = open_image(image)
+        picture = open_image(image)
         pixels = self.processor.pixel_values([picture]).to(self.model.device, self.model.dtype)
         self._features = self.model.model.encode_images(pixels)
         self._size = ImageSize(*picture.size)

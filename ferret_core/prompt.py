@@ -100,7 +100,7 @@ def build_prompt(turns: Sequence[Turn], regions: Mapping[int, Region], size: Ima
 
     Raises:
         PromptError: an unknown `[regionN]`, a reserved token, or no question.
-        RegionError: a region that does not fit the image.
+        RegionError: a drawn region or a mask that does not fit the image.
     """
     if not turns or not turns[-1].question.strip():
         raise PromptError("question: must not be empty")

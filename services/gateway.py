@@ -132,6 +132,8 @@ class Gateway:
     def _question(self, request: pb.ChatRequest, model: Model, size: ImageSize) -> PreparedQuestion:
         if len(request.regions) > self.settings.max_regions:
             raise ValueError(f"regions: at most {self.settings.max_regions} in a request, got {len(request.regions)}")
+        if len(request.history) > self.settings.max_turns:
+            raise ValueError(f"history: at most {self.settings.max_turns:,} turns, got {len(request.history):,}")
         length = len(request.question) + sum(len(turn.question) + len(turn.answer) for turn in request.history)
         if length > self.settings.max_text_length:
             raise ValueError(f"history: at most {self.settings.max_text_length:,} characters with the question, got {length:,}")

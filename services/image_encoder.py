@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import torch
 from ferret.v1.image_encoder_pb2 import EncodeImageRequest, EncodeImageResponse
@@ -25,6 +26,6 @@ class ImageEncoder:
 
     @torch.inference_mode()
     def _encode(self, data: bytes) -> EncodeImageResponse:
-        image = open_image(data, max_bytes=len(data))  # the gateway has checked it
+        image = open_image(data, max_bytes=len(data), max_pixels=sys.maxsize)  # the gateway has checked it
         pixels = self.processor.pixel_values([image]).to(self.model.device, self.model.dtype)
         return EncodeImageResponse(image_features=tensor_to_proto(self.model.model.encode_images(pixels)))

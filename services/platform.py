@@ -50,7 +50,7 @@ def read_state() -> PlatformState | None:
         state = PlatformState(**json.loads(state_file().read_text()))
         with _lock():
             return None  # left behind by one that was killed
-    except BlockingIOError:
+    except RuntimeError:
         return state
     except (FileNotFoundError, ValueError, TypeError):
         return None
@@ -58,10 +58,16 @@ def read_state() -> PlatformState | None:
 
 @contextmanager
 def _lock() -> Iterator[None]:
-    """Held by a platform as long as it runs, and let go by the system however it ends. Raises `BlockingIOError`."""
+    """Held by a platform as long as it runs, and let go by the system however it ends.
+
+    Raises `RuntimeError` if a platform holds it.
+    """
     ferret_home().mkdir(mode=0o700, parents=True, exist_ok=True)
     with (ferret_home() / "platform.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError("a platform is already up, or on its way; stop it with `ferret down`") from None
         yield
 
 
@@ -86,8 +92,8 @@ def platform(
     Raises:
         RuntimeError: a platform is already up, a port is taken, or the application did not start.
     """
-    if running := read_state():
-        raise RuntimeError(f"a platform is already up (process {running.pid}); stop it with `ferret down`")
+    with _lock():  # at once, before anything takes time
+        pass
     for name, port in (("--port", grpc_port), ("--http-port", http_port)):
         _check_free(name, port)
     _set_ray_environment(os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32))
@@ -99,6 +105,7 @@ def platform(
     from services.app import GRPC_SERVICERS, build
 
     with _lock(), TemporaryDirectory(prefix="ferret-", ignore_cleanup_errors=True) as directory:
+        state_file().unlink(missing_ok=True)  # of one that was killed
         try:
             context = ray.init(
                 address="local",
@@ -130,13 +137,14 @@ def platform(
         finally:
             log("stopping")
             with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # Ray reports actors it ends itself as lost
-                with suppress(Exception):
-                    serve.shutdown()
+                if ray.is_initialized():
+                    with suppress(Exception):
+                        serve.shutdown()
                 ray.shutdown()
             state_file().unlink(missing_ok=True)
 
 
-def serve_until_stopped(platform: AbstractContextManager, ready: Callable[[], Any]) -> None:
+def serve_until_stopped(running: AbstractContextManager, ready: Callable[[], Any]) -> None:
     """Brings a platform up, calls `ready`, and takes it down on SIGINT or SIGTERM, also while it is still starting."""
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -148,7 +156,7 @@ def serve_until_stopped(platform: AbstractContextManager, ready: Callable[[], An
             signal.signal(number, handler)
 
     listen(stop)
-    with suppress(KeyboardInterrupt), platform:
+    with suppress(KeyboardInterrupt), running:
         listen(stop)  # again: Ray has put its own handler of SIGTERM in place
         ready()
         while True:

@@ -18,7 +18,7 @@ RAY_ENVIRONMENT = {
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",  # deployments talk gRPC to each other, not actor calls
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),  # the gateway, not Ray, says what is too large
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead proxy is back in seconds
-    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",  # load is seen, and answered by replicas, in seconds
     "RAY_AUTH_MODE": "token",  # left unset, a cluster started by ray.init has a token that other processes do not look for
 }
 
@@ -81,8 +81,11 @@ class ModelSettings(Settings):
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     """Of weights and arithmetic; by default bfloat16 on a GPU, else float32."""
     image_encoder: DeploymentSettings = DeploymentSettings()
+    """Its vision tower."""
     region_sampler: DeploymentSettings = DeploymentSettings()
+    """Its spatial-aware sampler."""
     llm_decoder: DeploymentSettings = DeploymentSettings(max_ongoing_requests=64)
+    """Its projector and language model."""
 
 
 class PlatformSettings(Settings):
@@ -91,15 +94,18 @@ class PlatformSettings(Settings):
     models: dict[str, ModelSettings] = Field({bundled.DEFAULT: ModelSettings(path=bundled.DEFAULT)}, min_length=1)
     """By name; the first is the default."""
     gateway: DeploymentSettings = DeploymentSettings(max_ongoing_requests=256)
+    """In front of all models."""
     image_directory: str = Field(default_factory=lambda: str(ferret_home() / "images"))
     """Where images are kept between questions."""
     image_directory_bytes: int = Field(2 * 2**30, ge=1)
     """The least recently used go when it outgrows this."""
     max_image_bytes: int = Field(MAX_BYTES, ge=1)
     """Largest encoded image."""
-    max_image_pixels: int = Field(MAX_PIXELS, ge=1)
+    max_image_pixels: int = Field(MAX_PIXELS, ge=1, le=150_000_000)
     """Largest decoded image."""
     max_text_length: int = Field(1_000_000, ge=1)
     """Most characters of a question and its history."""
+    max_turns: int = Field(1000, ge=0)
+    """Most turns of a history."""
     max_regions: int = Field(64, ge=1)
     """Most regions of one request."""

@@ -59,7 +59,7 @@ class ImageStore:
             with suppress(FileNotFoundError):  # evicted by another replica
                 if not path.name.startswith(_PARTIAL):
                     files.append((path.stat(), path))
-        files.sort(key=lambda entry: entry[0].st_mtime)
+        files.sort(key=lambda entry: entry[0].st_mtime_ns)
         total = sum(status.st_size for status, _ in files)
         for status, path in files[:-1]:
             if total <= self.max_bytes:

@@ -20,6 +20,7 @@ from tests.processes import assert_all_end, descendants, free_port
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 DOCS = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("ferret_core/checkpoint/bundled/*/README.md")])
+DRAWN = ROOT / "ferret-demo.png"
 ON_PATH = os.environ | {"PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"}
 
 
@@ -42,6 +43,7 @@ def assert_prints(told, printed):
 def demo(tmp_path_factory):
     """A platform started by `make demo`; what it printed up to there, and its address."""
     port = free_port()
+    DRAWN.unlink(missing_ok=True)
     environment = ON_PATH | {
         "FERRET_HOME": str(tmp_path_factory.mktemp("home")),
         "FERRET_PORT": str(port),
@@ -72,7 +74,7 @@ def test_make_demo_shows_that_it_works(demo):
     assert "answer:   It is a waffle [" in printed
     assert "  a waffle: x " in printed
     assert f"--server {server}" in printed
-    assert (ROOT / "ferret-demo.png").exists()
+    assert DRAWN.exists()
 
 
 @pytest.mark.platform

@@ -64,8 +64,9 @@ def convert_config(config: dict[str, Any], directory: str | None) -> dict[str, A
         directory: where it lies; its `vision_tower/config.json`, if there, says the tower's size. The name in
             `mm_vision_tower` does not: it may be a stock name on a tower of another size.
     """
-    file = Path(directory or "") / "vision_tower" / "config.json"
-    tower: dict[str, Any] = json.loads(file.read_text()) if directory and file.is_file() else CLIP_VIT_L_14_336
+    towers = (Path(directory or "") / "vision_tower", Path(config.get("mm_vision_tower") or ""))
+    files = [tower / "config.json" for tower in towers if directory and tower != Path() and (tower / "config.json").is_file()]
+    tower: dict[str, Any] = json.loads(files[0].read_text()) if files else CLIP_VIT_L_14_336
     return {
         "architectures": ["FerretForConditionalGeneration"],
         "vision_config": dict(tower.get("vision_config", tower)),  # a whole CLIP's has one for its text as well
@@ -79,8 +80,12 @@ def convert_config(config: dict[str, Any], directory: str | None) -> dict[str, A
     }
 
 
-def read_state_dict(directory: str | Path) -> dict[str, Tensor]:
-    """All weights of an original checkpoint under our names, memory-mapped where the file allows it.
+def read_state_dict(directory: str | Path, vision_tower: bool = True) -> dict[str, Tensor]:
+    """The weights of an original checkpoint under our names, memory-mapped where the file allows it.
+
+    Args:
+        directory: where it lies.
+        vision_tower: whether the tower's weights are needed: they may have to be fetched.
 
     Raises:
         FileNotFoundError: the directory holds no weights, or none of the vision tower and its stock one is out of reach.
@@ -96,7 +101,7 @@ def read_state_dict(directory: str | Path) -> dict[str, Tensor]:
                 ours = _rename(name)
                 # Their 1x1 convolutions over neighbours are linear layers here.
                 weights[ours] = tensor.squeeze(-1) if ours.endswith("aggregate.weight") else tensor
-    if not any(name.startswith("model.vision_tower.") for name in weights):
+    if vision_tower and not any(name.startswith("model.vision_tower.") for name in weights):
         weights |= _stock_vision_tower(directory)
     return weights
 

@@ -50,7 +50,8 @@ def decode(
             yield Delta(piece, count, "stop")
             return
         if count == params.max_new_tokens:
-            yield Delta(piece + text.finish(), count, "length")
+            piece += text.finish()
+            yield Delta(piece, count, "stop" if text.stopped else "length")
             return
         yield Delta(piece, count)
         inputs = {"input_ids": torch.tensor([[token]], device=embeddings.device)}

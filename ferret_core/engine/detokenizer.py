@@ -26,32 +26,32 @@ class Detokenizer:
     def feed(self, token: int) -> str:
         """Takes the next token; returns the text that became certain."""
         self.tokens.append(token)
-        decoded = self._decode(self.tokens[: self._whole()])
-        found = [at for at in (decoded.find(text) for text in self.stop) if at >= 0]
-        if found:
-            self.stopped = True
-            return self._advance(decoded[: min(found)].rstrip())
-        certain = decoded.rstrip("�").rstrip()
-        held = max((_overlap(certain, text) for text in self.stop), default=0)
-        return self._advance(certain[: len(certain) - held])
+        return self._advance(self._decode(self.tokens[: self._whole()]), final=False)
 
     def finish(self) -> str:
         """The text that was still held back when the answer ended."""
-        if self.stopped:
-            return ""
-        return self._advance(self._decode(self.tokens).rstrip())
+        return "" if self.stopped else self._advance(self._decode(self.tokens), final=True)
 
     def _whole(self) -> int:
         """Tokens before a run of single bytes at the end: what these spell is known when the run is over."""
         end = len(self.tokens)
-        while end and _BYTE.fullmatch(self.tokenizer.convert_ids_to_tokens(self.tokens[end - 1])):
+        while end and _BYTE.fullmatch(self.tokenizer.convert_ids_to_tokens(self.tokens[end - 1]) or ""):
             end -= 1
         return end
 
     def _decode(self, tokens: list[int]) -> str:
         return self.tokenizer.decode(tokens, skip_special_tokens=True).lstrip()
 
-    def _advance(self, text: str) -> str:
+    def _advance(self, decoded: str, final: bool) -> str:
+        found = [at for at in (decoded.find(text) for text in self.stop) if at >= 0]
+        if found:
+            self.stopped = True
+            text = decoded[: min(found)].rstrip()
+        elif final:
+            text = decoded.rstrip()
+        else:
+            text = decoded.rstrip("�").rstrip()
+            text = text[: len(text) - max((_overlap(text, stop) for stop in self.stop), default=0)]
         if len(text) <= len(self.text):
             return ""
         piece, self.text = text[len(self.text) :], text

@@ -79,6 +79,8 @@ class FerretConfig(PreTrainedConfig):
         layers = self.vision_config.num_hidden_layers
         if not -layers - 1 <= self.vision_feature_layer <= layers:
             raise ValueError(f"vision_feature_layer must be in [{-layers - 1}, {layers}], got {self.vision_feature_layer}")
+        if self.region_encoder == "mean_pool":
+            return  # which has no stages
         points = (self.sampler_points, *self.sampler_stages)
         if any(after >= before for before, after in pairwise(points)):
             raise ValueError(

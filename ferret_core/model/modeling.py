@@ -65,7 +65,8 @@ class FerretPreTrainedModel(PreTrainedModel):
         if path is None or kwargs.get("state_dict") is not None or not original.is_original_directory(path):
             return super().from_pretrained(path, *args, **kwargs)
         config = kwargs.pop("config", None) or FerretConfig.from_pretrained(path)
-        return super().from_pretrained(None, *args, config=config, state_dict=original.read_state_dict(path), **kwargs)
+        weights = original.read_state_dict(path, vision_tower="vision_tower" in kwargs.get("parts", PARTS))
+        return super().from_pretrained(None, *args, config=config, state_dict=weights, **kwargs)
 
 
 class FerretModel(FerretPreTrainedModel):

@@ -77,9 +77,11 @@ class FerretProcessor(ProcessorMixin):
         if original.is_original_directory(path):
             return cls.for_config(FerretConfig.from_pretrained(path), FerretLlamaTokenizer.from_original(path))
         # Not through AutoImageProcessor, as the base class would: some releases have none without torchvision.
-        settings, kwargs = cls.get_processor_dict(path, **kwargs)
+        settings, _ = cls.get_processor_dict(path, **kwargs)
         settings = {k: v for k, v in settings.items() if k not in ("image_processor", "processor_class")}
-        return cls(FerretImageProcessor.from_pretrained(path), AutoTokenizer.from_pretrained(path, **kwargs), **settings)
+        return cls(
+            FerretImageProcessor.from_pretrained(path, **kwargs), AutoTokenizer.from_pretrained(path, **kwargs), **settings
+        )
 
     def __call__(
         self,

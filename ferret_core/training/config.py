@@ -91,8 +91,10 @@ class TrainConfig:
         for key, value in values.items():
             if key not in types:
                 raise ValueError(f"{key}: no such setting; known: {', '.join(types)}")
-            if types[key] is float:
+            if types[key] is float and isinstance(value, int | str):
                 values[key] = float(value)  # YAML reads 3e-4 as text
+            if types[key] in (int, float, str) and not isinstance(values[key], types[key]):
+                raise ValueError(f"{key}: must be {types[key].__name__}, got {value!r}")
         return cls(**values)
 
     def learning_rate_factor(self, step: int) -> float:

@@ -35,7 +35,7 @@ class Sample:
     patch_names: Tensor
     """int64 `(N,)`: for each patch, the first token of the name of what is under its centre; -100 for background."""
     region_names: Tensor
-    """int64 `(R,)`: for each region, the first token of the name of the thing under most of its points; -100 if there is none."""
+    """int64 `(R,)`: for each region, the first token of the name of the thing under most of its points; -100 for none."""
 
 
 def build_sample(
@@ -88,7 +88,7 @@ def _patch_centers(processor: FerretProcessor) -> Tensor:
 
 
 def _instances_at(points: Tensor, scene: Scene) -> Tensor:
-    """What is at points `(..., 2)` in [0, 1): int64 `(...)`, 0 for background and where there is no point, i + 1 for object i."""
+    """What is at points `(..., 2)` in [0, 1): int64 `(...)`, i + 1 for object i, 0 for background and for NaN."""
     x, y = (points.nan_to_num() * torch.tensor(scene.size)).long().unbind(-1)
     return torch.from_numpy(scene.instances)[y, x].long() * ~points.isnan().any(-1)
 

@@ -69,3 +69,11 @@ def test_bytes_of_a_broken_character_wait_for_their_end(original_processor):
     detokenizer = Detokenizer(tokenizer)
     pieces = [detokenizer.feed(token) for token in tokens]
     assert "".join(pieces) + detokenizer.finish() == tokenizer.decode(tokens).strip()
+
+
+def test_a_stop_text_at_the_very_end(original_processor):
+    tokenizer = original_processor.tokenizer
+    detokenizer = Detokenizer(tokenizer, ("🙂",))
+    pieces = [detokenizer.feed(token) for token in tokenizer("a dog 🙂").input_ids[1:]]
+    assert "".join(pieces) + detokenizer.finish() == "a dog"
+    assert detokenizer.stopped

@@ -154,6 +154,8 @@ def test_bad_regions_say_what_is_wrong(region, says):
         (lambda: Point(10**400, 1), "point: x = 1000"),
         (lambda: Polygon((1, 2, 3)), "polygon: points = "),
         (lambda: Mask((64,), ""), "mask: size = "),
+        (lambda: Mask((64, 48), None), "mask: counts must be text"),
+        (lambda: Mask.from_coco({"size": ["a", 64], "counts": ""}), "mask: size = "),
         (lambda: Mask.from_coco({"size": [48, 64], "counts": None}), "counts must be text or a list of integers"),
         (lambda: Mask.from_coco({"size": [48, 64], "counts": [1.5]}), "counts must be text or a list of integers"),
         (lambda: Mask.from_coco({"counts": ""}), "a COCO RLE has the fields"),
@@ -174,6 +176,8 @@ def test_drawings_are_limited():
     for region in (Polygon(((1, 1),) * 4097), Scribble(((1, 1),) * 4097)):
         with pytest.raises(RegionError, match="at most 4,096 points, got 4,097"):
             region.to_mask(size)
+    with pytest.raises(RegionError, match="4,000 points are too many for a brush of 2000 pixels"):
+        Scribble(((1, 1),) * 4000, 2000).to_mask(ImageSize(2000, 2000))
     with pytest.raises(RegionError, match="at most 1,000,000 runs"):
         Mask(size, "0" * 1_000_001).to_mask(size)
 

@@ -29,14 +29,23 @@ def test_images_are_turned_upright():
         (b"GIF89a not really", "not one of JPEG"),
         (encoded(IMAGE)[:-2000], "truncated or damaged"),
         (encoded(Image.new("1", (9000, 9000))), r"9000 x 9000 pixels; at most 50,000,000"),
+        (encoded(Image.new("1", (20_000, 20_000))), "at most 50,000,000 pixels"),
         (encoded(Image.new("1", (4, 400))), "sides must be at least 8"),
         (b"x" * (20 * 2**20 + 1), "bytes; at most 20,971,520"),
     ],
-    ids=["empty", "not-an-image", "truncated", "bomb", "sliver", "too-large"],
+    ids=["empty", "not-an-image", "truncated", "bomb", "larger-bomb", "sliver", "too-large"],
 )
 def test_bad_images_say_what_is_wrong(data, says):
     with pytest.raises(ImageError, match=says):
         open_image(data)
+
+
+def test_a_picture_is_turned_once():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    once = open_image(encoded(IMAGE, "JPEG", exif=exif))
+    assert open_image(once).tobytes() == once.tobytes()
+    assert open_image(once).size == once.size
 
 
 def test_odd_exif_is_no_reason_to_refuse_a_picture():
