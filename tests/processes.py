@@ -1,6 +1,8 @@
-"""Processes that tests start, and that must be gone afterwards."""
+"""Processes that tests start, and that must be gone afterwards. They are told apart by their FERRET_HOME."""
 
+import contextlib
 import socket
+import time
 
 import psutil
 
@@ -11,10 +13,18 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def descendants(process) -> list[psutil.Process]:
-    return psutil.Process(process.pid).children(recursive=True)
+def processes_of(home) -> list[psutil.Process]:
+    """Every process, however far removed, that was started with this FERRET_HOME and is alive."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("FERRET_HOME") == str(home) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
-def assert_all_end(processes, seconds=30) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=seconds)
-    assert not alive, f"left behind: {[p.cmdline()[:3] for p in alive]}"
+def assert_none_left(home, seconds=30) -> None:
+    deadline = time.monotonic() + seconds
+    while (left := processes_of(home)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert not left, f"left behind: {[process.cmdline()[:3] for process in left]}"

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from services.settings import PlatformSettings
-from tests.processes import assert_all_end, descendants, free_port
+from tests.processes import assert_none_left, free_port
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -42,10 +42,10 @@ def assert_prints(told, printed):
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """A platform started by `make demo`; what it printed up to there, and its address."""
-    port = free_port()
+    home, port = tmp_path_factory.mktemp("home"), free_port()
     DRAWN.unlink(missing_ok=True)
     environment = ON_PATH | {
-        "FERRET_HOME": str(tmp_path_factory.mktemp("home")),
+        "FERRET_HOME": str(home),
         "FERRET_PORT": str(port),
         "FERRET_HTTP_PORT": str(free_port()),
     }
@@ -60,11 +60,10 @@ def demo(tmp_path_factory):
                 break
         else:
             pytest.fail("".join(printed))
-        children = descendants(process)
         yield "".join(printed), f"localhost:{port}", environment
         os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
         process.wait(60)
-        assert_all_end(children)
+    assert_none_left(home)
 
 
 @pytest.mark.platform

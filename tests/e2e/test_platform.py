@@ -24,7 +24,7 @@ from ferret_core.predictor import FerretPredictor
 from ferret_core.prompt import Turn
 from services.client import AsyncFerretClient, FerretClient, InvalidRequestError, NotFoundError, ServerError
 from services.wire import region_to_proto
-from tests.processes import assert_all_end, descendants, free_port
+from tests.processes import assert_none_left, free_port, processes_of
 
 pytestmark = pytest.mark.platform
 FERRET = [sys.executable, "-m", "ferret_core.cli"]
@@ -48,21 +48,20 @@ class Running(NamedTuple):
 
     server: str
     environment: dict[str, str]
-    process: subprocess.Popen
 
     def processes(self):
-        return descendants(self.process)
+        return processes_of(self.environment["FERRET_HOME"])
 
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory):
-    process, server, environment = start(tmp_path_factory.mktemp("home"))
-    children = descendants(process)
-    assert len(children) > 5
-    yield Running(server, environment, process)
+    home = tmp_path_factory.mktemp("home")
+    process, server, environment = start(home)
+    assert len(processes_of(home)) > 5
+    yield Running(server, environment)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0
-    assert_all_end(children)
+    assert_none_left(home)
 
 
 @pytest.fixture
@@ -235,7 +234,7 @@ def test_no_server():
 
 def test_command_line(platform, tmp_path):
     """`ferret status`, and `ferret ask` with and without a server: the same answer."""
-    server, environment, _ = platform
+    server, environment = platform
     status = subprocess.run([*FERRET, "status"], env=environment, capture_output=True, text=True, check=True).stdout
     assert f"gRPC on {server}" in status
     assert "models: playground" in status
@@ -258,10 +257,9 @@ def test_command_line(platform, tmp_path):
 
 def test_down_leaves_no_process_behind(tmp_path):
     process, _, environment = start(tmp_path)
-    children = descendants(process)
     subprocess.run([*FERRET, "down"], env=environment, check=True)
     assert process.wait(60) == 0
-    assert_all_end(children)
+    assert_none_left(tmp_path)
     assert not list(tmp_path.glob("*.json"))
     again = subprocess.run([*FERRET, "down"], env=environment, capture_output=True, text=True)
     assert (again.returncode, again.stderr) == (1, "no platform is up\n")
@@ -275,7 +273,6 @@ def test_interrupt_while_starting_leaves_no_process_behind(tmp_path):
         for line in process.stderr:
             if "loading" in line:
                 break
-        children = descendants(process)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
-    assert_all_end(children)
+    assert_none_left(tmp_path)
