@@ -51,7 +51,7 @@ class Score:
         z2, n, p = 1.96**2, self.total, self.accuracy
         middle = (p + z2 / (2 * n)) / (1 + z2 / n)
         half = 1.96 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-        return middle - half, middle + half
+        return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def evaluate_playground(
@@ -90,7 +90,7 @@ def grade(example: Example, answer: str) -> Iterator[tuple[str, bool]]:
     elif kind == "describe":
         yield "described (every word)", same_words
     else:
-        yield kind.replace("_", " "), same_words
+        yield "found absent" if kind == "locate" else kind.replace("_", " "), same_words
     if expected.startswith(("Yes", "No,")):
         yield "yes or no", answer.split(",")[0] == expected.split(",")[0]
     if wanted and same_words:
