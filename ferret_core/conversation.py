@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from ferret_core.answer import AnswerEvent, Finish, TextDelta, Usage
 from ferret_core.engine import Delta
@@ -64,6 +65,7 @@ def prepare_question(
     room = context_length - max_new_tokens
     turns = [*history, Turn(question)]
 
+    @cache
     def prepared(dropped: int) -> PreparedQuestion:
         prompt, mentioned = build_prompt(turns[dropped:], numbered, size)
         return PreparedQuestion(tuple(processor.token_ids(prompt)), tuple(mentioned), dropped)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import grpc
 from ferret.v1 import ferret_pb2 as pb
@@ -46,11 +46,37 @@ class NotFoundError(ServerError, LookupError):
 
 
 class _Client:
-    """What both clients share: an image, and how a question becomes a request."""
+    """What both clients share: a channel, an image, and how calls become requests."""
 
-    def __init__(self, server: str, model: str, timeout: float | None) -> None:
+    _transport: ClassVar[Any]
+    """`grpc` or `grpc.aio`."""
+
+    def __init__(
+        self,
+        server: str = DEFAULT_SERVER,
+        model: str = "",
+        timeout: float | None = 300.0,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        """
+        Args:
+            server: HOST:PORT.
+            model: which of `models()`; the platform's default if empty.
+            timeout: seconds an answer may take.
+            credentials: for TLS, as of `grpc.ssl_channel_credentials()`.
+        """
         self.server, self.model, self.timeout = server, model, timeout
+        self._channel = (
+            self._transport.secure_channel(server, credentials, _OPTIONS)
+            if credentials
+            else self._transport.insecure_channel(server, _OPTIONS)
+        )
+        self._stub: Any = FerretServiceStub(self._channel)
         self._image_id: str | None = None
+
+    def _upload(self, image: ImageSource) -> pb.UploadImageRequest:
+        self._image_id = None  # a failure must not leave the picture before
+        return pb.UploadImageRequest(image_bytes=image_bytes(image))
 
     def _request(self, question: str, regions: Regions, history: Sequence[Turn], sampling: dict[str, Any]) -> pb.ChatRequest:
         if self._image_id is None:
@@ -72,25 +98,7 @@ class _Client:
 class FerretClient(_Client):
     """Talks to a platform over gRPC. One conversation image at a time; safe to use from one thread."""
 
-    def __init__(
-        self,
-        server: str = DEFAULT_SERVER,
-        model: str = "",
-        timeout: float | None = 300.0,
-        credentials: grpc.ChannelCredentials | None = None,
-    ) -> None:
-        """
-        Args:
-            server: HOST:PORT.
-            model: which of `models()`; the platform's default if empty.
-            timeout: seconds an answer may take.
-            credentials: for TLS, as of `grpc.ssl_channel_credentials()`.
-        """
-        super().__init__(server, model, timeout)
-        self._channel = (
-            grpc.secure_channel(server, credentials, _OPTIONS) if credentials else grpc.insecure_channel(server, _OPTIONS)
-        )
-        self._stub = FerretServiceStub(self._channel)
+    _transport: ClassVar[Any] = grpc
 
     def models(self) -> list[str]:
         """Names of the models that can be asked, the default first."""
@@ -99,8 +107,7 @@ class FerretClient(_Client):
 
     def set_image(self, image: ImageSource) -> ImageSize:
         """Uploads an image: a path, encoded bytes or a PIL image. Returns its size in pixels."""
-        self._image_id = None  # a failure must not leave the picture before
-        request = pb.UploadImageRequest(image_bytes=image_bytes(image))
+        request = self._upload(image)
         with _errors(self.server):
             return self._remember(self._stub.UploadImage(request, timeout=self.timeout).image)
 
@@ -136,20 +143,7 @@ class FerretClient(_Client):
 class AsyncFerretClient(_Client):
     """`FerretClient` for asyncio."""
 
-    def __init__(
-        self,
-        server: str = DEFAULT_SERVER,
-        model: str = "",
-        timeout: float | None = 300.0,
-        credentials: grpc.ChannelCredentials | None = None,
-    ) -> None:
-        """Arguments as for `FerretClient`."""
-        super().__init__(server, model, timeout)
-        aio = grpc.aio
-        self._channel = (
-            aio.secure_channel(server, credentials, _OPTIONS) if credentials else aio.insecure_channel(server, _OPTIONS)
-        )
-        self._stub = FerretServiceStub(self._channel)
+    _transport: ClassVar[Any] = grpc.aio
 
     async def models(self) -> list[str]:
         """Names of the models that can be asked, the default first."""
@@ -158,8 +152,7 @@ class AsyncFerretClient(_Client):
 
     async def set_image(self, image: ImageSource) -> ImageSize:
         """Uploads an image: a path, encoded bytes or a PIL image. Returns its size in pixels."""
-        self._image_id = None  # a failure must not leave the picture before
-        request = pb.UploadImageRequest(image_bytes=image_bytes(image))
+        request = self._upload(image)
         with _errors(self.server):
             return self._remember((await self._stub.UploadImage(request, timeout=self.timeout)).image)
 

@@ -92,20 +92,18 @@ def platform(
     Raises:
         RuntimeError: a platform is already up, a port is taken, or the application did not start.
     """
-    with _lock():  # at once, before anything takes time
-        pass
-    for name, port in (("--port", grpc_port), ("--http-port", http_port)):
-        _check_free(name, port)
-    _set_ray_environment(os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32))
-    log("starting Ray")
-    import ray  # after the environment is set, and only where a platform is really started
-    from ray import serve
-    from ray.serve.config import HTTPOptions, gRPCOptions
-
-    from services.app import GRPC_SERVICERS, build
-
     with _lock(), TemporaryDirectory(prefix="ferret-", ignore_cleanup_errors=True) as directory:
         state_file().unlink(missing_ok=True)  # of one that was killed
+        for name, port in (("--port", grpc_port), ("--http-port", http_port)):
+            _check_free(name, port)
+        _set_ray_environment(os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32))
+        log("starting Ray")
+        import ray  # after the environment is set, and only where a platform is really started
+        from ray import serve
+        from ray.serve.config import HTTPOptions, gRPCOptions
+
+        from services.app import GRPC_SERVICERS, build
+
         try:
             context = ray.init(
                 address="local",
