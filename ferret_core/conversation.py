@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -28,6 +28,15 @@ class PreparedQuestion:
     """One per `<region_fea>`, in order."""
     dropped_turns: int
     """Oldest turns that did not fit."""
+
+
+def check_regions(regions: Mapping[int, Region], size: ImageSize) -> None:
+    """Raises `RegionError` if a region does not fit an image of `size` pixels."""
+    for number, region in regions.items():
+        try:
+            region.to_mask(size)
+        except ValueError as error:
+            raise type(error)(f"regions[{number}]: {error}") from error
 
 
 def prepare_question(
@@ -55,11 +64,7 @@ def prepare_question(
         ValueError: with what to change (`PromptError`, `RegionError`).
     """
     numbered = number_regions(regions)
-    for number, region in numbered.items():
-        try:
-            region.to_mask(size)
-        except ValueError as error:
-            raise type(error)(f"regions[{number}]: {error}") from error
+    check_regions(numbered, size)
     if max_new_tokens >= context_length:
         raise PromptError(f"max_new_tokens: must be less than the context of {context_length} tokens, got {max_new_tokens}")
     room = context_length - max_new_tokens

@@ -77,7 +77,9 @@ def number_regions(regions: Regions) -> dict[int, Region]:
     return dict(regions) if isinstance(regions, Mapping) else dict(enumerate(regions))
 
 
-def _check_text(text: str, regions: Mapping[int, Region], name: str) -> None:
+def check_text(text: str, regions: Mapping[int, Region], name: str) -> None:
+    """Raises `PromptError` if a question or an answer, called `name` in the message, has a reserved token or an unknown
+    region."""
     for token in RESERVED:
         if token in text:
             raise PromptError(f"{name}: {token!r} is reserved; point at a region with [region0] and name it in regions")
@@ -110,10 +112,10 @@ def build_prompt(turns: Sequence[Turn], regions: Mapping[int, Region], size: Ima
         last = i == len(turns) - 1
         if turn.answer is None and not last:
             raise PromptError(f"history[{i}].answer: every turn but the last needs one")
-        _check_text(turn.question, regions, "question" if last else f"history[{i}].question")
+        check_text(turn.question, regions, "question" if last else f"history[{i}].question")
         prompt += f"USER: {image if i == 0 else ''}{turn.question.strip()} ASSISTANT:"
         if turn.answer is not None:
-            _check_text(turn.answer, regions, f"history[{i}].answer")
+            check_text(turn.answer, regions, f"history[{i}].answer")
             prompt += f" {turn.answer}{EOS_TOKEN}"
     mentioned = mentioned_regions(prompt)
     if mentioned and not size:

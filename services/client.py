@@ -3,6 +3,8 @@
     with FerretClient("localhost:9000") as ferret:
         ferret.set_image("scene.png")
         answer = ferret.ask("What is [region0]?", regions=[Point(120, 80)])
+        conversation = ferret.create_conversation()  # kept by the platform: nothing of it need be sent again
+        answer = ferret.ask("What is [region0]?", [Point(120, 80)], conversation=conversation.id)
 
 `AsyncFerretClient` is the same with `await` and `async for`. Failures are `ServerError`s; those that the caller can mend
 are also what the predictor raises: `ValueError` for a bad request, `LookupError` for something unknown.
@@ -10,20 +12,32 @@ are also what the predictor raises: `ValueError` for a bad request, `LookupError
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import grpc
 from ferret.v1 import ferret_pb2 as pb
+from ferret.v1 import regions_pb2
 from ferret.v1.ferret_pb2_grpc import FerretServiceStub
 
 from ferret_core.answer import Answer, AnswerEvent
 from ferret_core.geometry import ImageSize
 from ferret_core.images import ImageSource, image_bytes
 from ferret_core.prompt import Regions, Turn, number_regions
+from services.conversation import Conversation, Rating
 from services.settings import GRPC_PORT
-from services.wire import event_from_proto, region_to_proto, sampling_to_proto
+from services.wire import (
+    RATINGS_TO_PROTO,
+    conversation_from_proto,
+    event_from_proto,
+    image_size,
+    region_to_proto,
+    sampling_to_proto,
+    turn_to_proto,
+)
+
+Message = TypeVar("Message")
 
 DEFAULT_SERVER = f"localhost:{GRPC_PORT}"
 _OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -42,7 +56,7 @@ class InvalidRequestError(ServerError, ValueError):
 
 
 class NotFoundError(ServerError, LookupError):
-    """The image or model does not exist."""
+    """The image, the conversation or the model does not exist."""
 
 
 class _Client:
@@ -57,6 +71,7 @@ class _Client:
         model: str = "",
         timeout: float | None = 300.0,
         credentials: grpc.ChannelCredentials | None = None,
+        token: str | None = None,
     ) -> None:
         """
         Args:
@@ -64,8 +79,14 @@ class _Client:
             model: which of `models()`; the platform's default if empty.
             timeout: seconds an answer may take.
             credentials: for TLS, as of `grpc.ssl_channel_credentials()`.
+            token: sent with every call as `authorization: Bearer TOKEN`, for a proxy in front of the platform. Without TLS
+                everyone on the way can read it.
         """
         self.server, self.model, self.timeout = server, model, timeout
+        self._call_options: dict[str, Any] = {
+            "timeout": timeout,
+            "metadata": [("authorization", f"Bearer {token}")] if token else [],
+        }
         self._channel = (
             self._transport.secure_channel(server, credentials, _OPTIONS)
             if credentials
@@ -78,56 +99,149 @@ class _Client:
         self._image_id = None  # a failure must not leave the picture before
         return pb.UploadImageRequest(image_bytes=image_bytes(image))
 
-    def _request(self, question: str, regions: Regions, history: Sequence[Turn], sampling: dict[str, Any]) -> pb.ChatRequest:
-        if self._image_id is None:
-            raise RuntimeError("call set_image() before asking")
+    def _request(
+        self,
+        question: str,
+        regions: Regions,
+        history: Sequence[Turn],
+        conversation: str | None,
+        turn: int | None,
+        sampling: dict[str, Any],
+    ) -> pb.ChatRequest:
         return pb.ChatRequest(
             model=self.model,
-            image_id=self._image_id,
-            regions={number: region_to_proto(region) for number, region in number_regions(regions).items()},
-            history=[pb.Turn(question=turn.question, answer=turn.answer or "") for turn in history],
+            image_id=self._current_image() if conversation is None else None,
+            regions=_regions_to_proto(regions),
+            history=map(turn_to_proto, history),
             question=question,
             sampling=sampling_to_proto(**sampling),
+            conversation_id=conversation,
+            turn=turn,
         )
+
+    def _creation(self, image: ImageSource | None, regions: Regions, history: Sequence[Turn]) -> pb.CreateConversationRequest:
+        return pb.CreateConversationRequest(
+            image_bytes=None if image is None else image_bytes(image),
+            image_id=self._current_image() if image is None else None,
+            regions=_regions_to_proto(regions),
+            turns=map(turn_to_proto, history),
+        )
+
+    def _rating(self, conversation_id: str, turn: int, rating: Rating | None, comment: str) -> pb.RateAnswerRequest:
+        value = RATINGS_TO_PROTO[rating]
+        return pb.RateAnswerRequest(conversation_id=conversation_id, turn=turn, rating=value, comment=comment)
+
+    def _current_image(self) -> str:
+        if self._image_id is None:
+            raise RuntimeError("call set_image() first")
+        return self._image_id
 
     def _remember(self, image: pb.ImageInfo) -> ImageSize:
         self._image_id = image.id
-        return ImageSize(image.width, image.height)
+        return image_size(image)
+
+
+class EventStream:
+    """The events of an answer as they come. `close()` may be called from any thread, and ends the stream in every thread."""
+
+    def __init__(self, call: Any, server: str) -> None:
+        self._call, self._server = call, server
+        self._closed = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> AnswerEvent:
+        try:
+            with _errors(self._server):
+                return event_from_proto(next(self._call))
+        except ServerError:
+            if self._closed:
+                raise StopIteration from None
+            raise
+
+    def close(self) -> None:
+        """Cancels the answer, should it not have ended. So does letting go of the stream."""
+        self._closed = True
+        self._call.cancel()
 
 
 class FerretClient(_Client):
-    """Talks to a platform over gRPC. One conversation image at a time; safe to use from one thread."""
+    """Talks to a platform over gRPC. One image at a time; safe to use from one thread."""
 
     _transport: ClassVar[Any] = grpc
 
     def models(self) -> list[str]:
         """Names of the models that can be asked, the default first."""
-        with _errors(self.server):
-            return [model.name for model in self._stub.ListModels(pb.ListModelsRequest(), timeout=self.timeout).models]
+        return [model.name for model in self._call(self._stub.ListModels, pb.ListModelsRequest()).models]
 
     def set_image(self, image: ImageSource) -> ImageSize:
         """Uploads an image: a path, encoded bytes or a PIL image. Returns its size in pixels."""
-        request = self._upload(image)
-        with _errors(self.server):
-            return self._remember(self._stub.UploadImage(request, timeout=self.timeout).image)
+        return self._remember(self._call(self._stub.UploadImage, self._upload(image)).image)
 
-    def ask(self, question: str, regions: Regions = (), history: Sequence[Turn] = (), **sampling: Any) -> Answer:
-        """The whole answer; arguments as for `FerretPredictor.stream`."""
-        return Answer.collect(self.stream(question, regions, history, **sampling))
+    def get_image(self, image_id: str) -> bytes:
+        """A stored image, encoded as it was sent."""
+        return self._call(self._stub.GetImage, pb.GetImageRequest(image_id=image_id)).image_bytes
+
+    def ask(
+        self,
+        question: str,
+        regions: Regions = (),
+        history: Sequence[Turn] = (),
+        *,
+        conversation: str | None = None,
+        turn: int | None = None,
+        **sampling: Any,
+    ) -> Answer:
+        """The whole answer; arguments as for `stream`."""
+        return Answer.collect(self.stream(question, regions, history, conversation=conversation, turn=turn, **sampling))
 
     def stream(
-        self, question: str, regions: Regions = (), history: Sequence[Turn] = (), **sampling: Any
-    ) -> Iterator[AnswerEvent]:
-        """The answer as it comes. Closing the iterator cancels it on the server."""
-        return self._events(self._stub.Chat(self._request(question, regions, history, sampling), timeout=self.timeout))
+        self,
+        question: str,
+        regions: Regions = (),
+        history: Sequence[Turn] = (),
+        *,
+        conversation: str | None = None,
+        turn: int | None = None,
+        **sampling: Any,
+    ) -> EventStream:
+        """The answer as it comes.
 
-    def _events(self, call: Any) -> Iterator[AnswerEvent]:
-        try:
-            with _errors(self.server):
-                for message in call:
-                    yield event_from_proto(message)
-        finally:
-            call.cancel()
+        Args:
+            question: points at regions with `[region0]`, `[region1]`, ...
+            regions: in pixels of the image; a sequence is numbered from 0. Kept with the conversation, if there is one.
+            history: earlier turns, oldest first; of a conversation the platform knows them.
+            conversation: id of the conversation to ask in, about its image; else the image is that of `set_image()`.
+            turn: position of the question in the conversation, in place of the turn there and all after it; at the end by
+                default.
+            sampling: of `SamplingParams`.
+        """
+        request = self._request(question, regions, history, conversation, turn, sampling)
+        return EventStream(self._stub.Chat(request, **self._call_options), self.server)
+
+    def create_conversation(
+        self, image: ImageSource | None = None, regions: Regions = (), history: Sequence[Turn] = ()
+    ) -> Conversation:
+        """Starts a conversation about an image (that of `set_image()` by default), which the platform keeps.
+
+        `regions` and `history` are what it starts with, such as those of another conversation up to where they part.
+        """
+        request = self._creation(image, regions, history)
+        return conversation_from_proto(self._call(self._stub.CreateConversation, request).conversation)
+
+    def get_conversation(self, conversation_id: str) -> Conversation:
+        """A conversation as it stands."""
+        request = pb.GetConversationRequest(conversation_id=conversation_id)
+        return conversation_from_proto(self._call(self._stub.GetConversation, request).conversation)
+
+    def rate_answer(self, conversation_id: str, turn: int, rating: Rating | None, comment: str = "") -> None:
+        """Says whether the answer at position `turn` of a conversation was good; None withdraws that."""
+        self._call(self._stub.RateAnswer, self._rating(conversation_id, turn, rating, comment))
+
+    def _call(self, method: Callable[..., Message], request: Any) -> Message:
+        with _errors(self.server):
+            return method(request, **self._call_options)
 
     def close(self) -> None:
         """Closes the connection."""
@@ -146,25 +260,64 @@ class AsyncFerretClient(_Client):
     _transport: ClassVar[Any] = grpc.aio
 
     async def models(self) -> list[str]:
-        """Names of the models that can be asked, the default first."""
-        with _errors(self.server):
-            return [model.name for model in (await self._stub.ListModels(pb.ListModelsRequest(), timeout=self.timeout)).models]
+        """As `FerretClient.models`."""
+        return [model.name for model in (await self._call(self._stub.ListModels, pb.ListModelsRequest())).models]
 
     async def set_image(self, image: ImageSource) -> ImageSize:
-        """Uploads an image: a path, encoded bytes or a PIL image. Returns its size in pixels."""
-        request = self._upload(image)
-        with _errors(self.server):
-            return self._remember((await self._stub.UploadImage(request, timeout=self.timeout)).image)
+        """As `FerretClient.set_image`."""
+        return self._remember((await self._call(self._stub.UploadImage, self._upload(image))).image)
 
-    async def ask(self, question: str, regions: Regions = (), history: Sequence[Turn] = (), **sampling: Any) -> Answer:
-        """The whole answer; arguments as for `FerretPredictor.stream`."""
-        return Answer.collect([event async for event in self.stream(question, regions, history, **sampling)])
+    async def get_image(self, image_id: str) -> bytes:
+        """As `FerretClient.get_image`."""
+        return (await self._call(self._stub.GetImage, pb.GetImageRequest(image_id=image_id))).image_bytes
+
+    async def ask(
+        self,
+        question: str,
+        regions: Regions = (),
+        history: Sequence[Turn] = (),
+        *,
+        conversation: str | None = None,
+        turn: int | None = None,
+        **sampling: Any,
+    ) -> Answer:
+        """As `FerretClient.ask`."""
+        stream = self.stream(question, regions, history, conversation=conversation, turn=turn, **sampling)
+        return Answer.collect([event async for event in stream])
 
     def stream(
-        self, question: str, regions: Regions = (), history: Sequence[Turn] = (), **sampling: Any
+        self,
+        question: str,
+        regions: Regions = (),
+        history: Sequence[Turn] = (),
+        *,
+        conversation: str | None = None,
+        turn: int | None = None,
+        **sampling: Any,
     ) -> AsyncIterator[AnswerEvent]:
-        """The answer as it comes. Closing the iterator cancels it on the server."""
-        return self._events(self._stub.Chat(self._request(question, regions, history, sampling), timeout=self.timeout))
+        """As `FerretClient.stream`. Closing the iterator cancels the answer on the server."""
+        request = self._request(question, regions, history, conversation, turn, sampling)
+        return self._events(self._stub.Chat(request, **self._call_options))
+
+    async def create_conversation(
+        self, image: ImageSource | None = None, regions: Regions = (), history: Sequence[Turn] = ()
+    ) -> Conversation:
+        """As `FerretClient.create_conversation`."""
+        request = self._creation(image, regions, history)
+        return conversation_from_proto((await self._call(self._stub.CreateConversation, request)).conversation)
+
+    async def get_conversation(self, conversation_id: str) -> Conversation:
+        """As `FerretClient.get_conversation`."""
+        request = pb.GetConversationRequest(conversation_id=conversation_id)
+        return conversation_from_proto((await self._call(self._stub.GetConversation, request)).conversation)
+
+    async def rate_answer(self, conversation_id: str, turn: int, rating: Rating | None, comment: str = "") -> None:
+        """As `FerretClient.rate_answer`."""
+        await self._call(self._stub.RateAnswer, self._rating(conversation_id, turn, rating, comment))
+
+    async def _call(self, method: Callable[..., Awaitable[Message]], request: Any) -> Message:
+        with _errors(self.server):
+            return await method(request, **self._call_options)
 
     async def _events(self, call: Any) -> AsyncIterator[AnswerEvent]:
         try:
@@ -183,6 +336,10 @@ class AsyncFerretClient(_Client):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+def _regions_to_proto(regions: Regions) -> dict[int, regions_pb2.Region]:
+    return {number: region_to_proto(region) for number, region in number_regions(regions).items()}
 
 
 @contextmanager

@@ -99,13 +99,21 @@ class PlatformSettings(Settings):
     """Where images are kept between questions."""
     image_directory_bytes: int = Field(2 * 2**30, ge=1)
     """The least recently used go when it outgrows this."""
+    conversation_directory: str = Field(default_factory=lambda: str(ferret_home() / "conversations"))
+    """Where conversations are kept."""
+    conversation_days: float = Field(30, gt=0)
+    """Those that nobody used for so many days go."""
+    feedback_directory: str = Field(default_factory=lambda: str(ferret_home() / "feedback"))
+    """Where ratings of answers are written down, a file a day."""
     max_image_bytes: int = Field(MAX_BYTES, ge=1)
     """Largest encoded image."""
     max_image_pixels: int = Field(MAX_PIXELS, ge=1, le=150_000_000)
     """Largest decoded image."""
     max_text_length: int = Field(1_000_000, ge=1)
-    """Most characters of a question and its history."""
+    """Most characters of a question and the turns before it."""
     max_turns: int = Field(1000, ge=0)
-    """Most turns of a history."""
+    """Most turns before a question."""
     max_regions: int = Field(64, ge=1)
-    """Most regions of one request."""
+    """Most regions of one request, or of a conversation."""
+    max_comment_length: int = Field(10_000, ge=0)
+    """Most characters of what is said with a rating."""

@@ -10,12 +10,21 @@ from ferret.v1 import ferret_pb2, regions_pb2, sampling_pb2
 from ferret_core.answer import AnswerEvent, Finish, FinishReason, TextDelta, Usage
 from ferret_core.geometry import BRUSH_WIDTH, Box, ImageSize, Mask, Point, Polygon, Region, RegionError, Scribble
 from ferret_core.grounding import Span
+from ferret_core.prompt import Turn
+from services.conversation import Conversation, ConversationTurn, Rating
 
 REASONS_TO_PROTO: dict[FinishReason, sampling_pb2.FinishReason] = {
     "stop": sampling_pb2.FINISH_REASON_STOP,
     "length": sampling_pb2.FINISH_REASON_LENGTH,
 }
 REASONS_FROM_PROTO = {value: name for name, value in REASONS_TO_PROTO.items()}
+
+RATINGS_TO_PROTO: dict[Rating | None, ferret_pb2.Rating] = {
+    None: ferret_pb2.RATING_UNSPECIFIED,
+    "up": ferret_pb2.RATING_UP,
+    "down": ferret_pb2.RATING_DOWN,
+}
+RATINGS_FROM_PROTO = {value: name for name, value in RATINGS_TO_PROTO.items()}
 
 
 def region_to_proto(region: Region) -> regions_pb2.Region:
@@ -54,21 +63,37 @@ def sampling_to_proto(**settings: Any) -> sampling_pb2.Sampling:
     return sampling_pb2.Sampling(**settings)
 
 
+def span_to_proto(span: Span) -> ferret_pb2.Span:
+    """A phrase of an answer and its box."""
+    return ferret_pb2.Span(
+        phrase=span.phrase,
+        box=_box_to_proto(span.box),
+        start=span.start,
+        end=span.end,
+        box_start=span.box_start,
+        box_end=span.box_end,
+    )
+
+
+def span_from_proto(message: ferret_pb2.Span) -> Span:
+    """Inverse of `span_to_proto`."""
+    return Span(
+        phrase=message.phrase,
+        box=_box_from_proto(message.box),
+        start=message.start,
+        end=message.end,
+        box_start=message.box_start,
+        box_end=message.box_end,
+    )
+
+
 def event_to_proto(event: AnswerEvent, image_id: str, model: str) -> ferret_pb2.ChatResponse:
     """One event of an answer; the finish also names the image and the model."""
     match event:
         case TextDelta(text):
             return ferret_pb2.ChatResponse(text_delta=ferret_pb2.TextDelta(text=text))
         case Span():
-            span = ferret_pb2.Span(
-                phrase=event.phrase,
-                box=_box_to_proto(event.box),
-                start=event.start,
-                end=event.end,
-                box_start=event.box_start,
-                box_end=event.box_end,
-            )
-            return ferret_pb2.ChatResponse(span=span)
+            return ferret_pb2.ChatResponse(span=span_to_proto(event))
         case Finish(reason, usage):
             finish = ferret_pb2.Finish(
                 reason=REASONS_TO_PROTO[reason],
@@ -89,15 +114,7 @@ def event_from_proto(message: ferret_pb2.ChatResponse) -> AnswerEvent:
         case "text_delta":
             return TextDelta(message.text_delta.text)
         case "span":
-            span = message.span
-            return Span(
-                phrase=span.phrase,
-                box=_box_from_proto(span.box),
-                start=span.start,
-                end=span.end,
-                box_start=span.box_start,
-                box_end=span.box_end,
-            )
+            return span_from_proto(message.span)
         case "finish":
             usage = message.finish.usage
             return Finish(
@@ -109,6 +126,38 @@ def event_from_proto(message: ferret_pb2.ChatResponse) -> AnswerEvent:
                 ),
             )
     raise ValueError("the server sent an event that this client does not know; update the client")
+
+
+def turn_to_proto(turn: Turn) -> ferret_pb2.Turn:
+    """What a client says of an earlier turn: its question and its answer."""
+    return ferret_pb2.Turn(question=turn.question, answer=turn.answer or "")
+
+
+def conversation_from_proto(message: ferret_pb2.Conversation) -> Conversation:
+    """A conversation that the platform keeps."""
+    return Conversation(
+        id=message.id,
+        image_id=message.image.id,
+        size=image_size(message.image),
+        regions={number: region_from_proto(region) for number, region in sorted(message.regions.items())},
+        turns=tuple(
+            ConversationTurn(
+                turn.question,
+                turn.answer,
+                spans=tuple(map(span_from_proto, turn.spans)),
+                finish_reason=REASONS_FROM_PROTO.get(turn.finish_reason),
+                model=turn.model,
+                rating=RATINGS_FROM_PROTO.get(turn.rating),
+                comment=turn.comment,
+            )
+            for turn in message.turns
+        ),
+    )
+
+
+def image_size(image: ferret_pb2.ImageInfo) -> ImageSize:
+    """Size of an image in pixels."""
+    return ImageSize(image.width, image.height)
 
 
 def _box_to_proto(box: Box) -> regions_pb2.Box:

@@ -1,6 +1,7 @@
 from ferret.v1 import regions_pb2 as _regions_pb2
 from ferret.v1 import sampling_pb2 as _sampling_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -8,8 +9,17 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Rating(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RATING_UNSPECIFIED: _ClassVar[Rating]
+    RATING_UP: _ClassVar[Rating]
+    RATING_DOWN: _ClassVar[Rating]
+RATING_UNSPECIFIED: Rating
+RATING_UP: Rating
+RATING_DOWN: Rating
+
 class ChatRequest(_message.Message):
-    __slots__ = ("model", "image_bytes", "image_id", "regions", "history", "question", "sampling")
+    __slots__ = ("model", "image_bytes", "image_id", "regions", "history", "question", "sampling", "conversation_id", "turn")
     class RegionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +34,8 @@ class ChatRequest(_message.Message):
     HISTORY_FIELD_NUMBER: _ClassVar[int]
     QUESTION_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    CONVERSATION_ID_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
     model: str
     image_bytes: bytes
     image_id: str
@@ -31,15 +43,29 @@ class ChatRequest(_message.Message):
     history: _containers.RepeatedCompositeFieldContainer[Turn]
     question: str
     sampling: _sampling_pb2.Sampling
-    def __init__(self, model: _Optional[str] = ..., image_bytes: _Optional[bytes] = ..., image_id: _Optional[str] = ..., regions: _Optional[_Mapping[int, _regions_pb2.Region]] = ..., history: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., question: _Optional[str] = ..., sampling: _Optional[_Union[_sampling_pb2.Sampling, _Mapping]] = ...) -> None: ...
+    conversation_id: str
+    turn: int
+    def __init__(self, model: _Optional[str] = ..., image_bytes: _Optional[bytes] = ..., image_id: _Optional[str] = ..., regions: _Optional[_Mapping[int, _regions_pb2.Region]] = ..., history: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., question: _Optional[str] = ..., sampling: _Optional[_Union[_sampling_pb2.Sampling, _Mapping]] = ..., conversation_id: _Optional[str] = ..., turn: _Optional[int] = ...) -> None: ...
 
 class Turn(_message.Message):
-    __slots__ = ("question", "answer")
+    __slots__ = ("question", "answer", "id", "spans", "finish_reason", "model", "rating", "comment")
     QUESTION_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SPANS_FIELD_NUMBER: _ClassVar[int]
+    FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    RATING_FIELD_NUMBER: _ClassVar[int]
+    COMMENT_FIELD_NUMBER: _ClassVar[int]
     question: str
     answer: str
-    def __init__(self, question: _Optional[str] = ..., answer: _Optional[str] = ...) -> None: ...
+    id: str
+    spans: _containers.RepeatedCompositeFieldContainer[Span]
+    finish_reason: _sampling_pb2.FinishReason
+    model: str
+    rating: Rating
+    comment: str
+    def __init__(self, question: _Optional[str] = ..., answer: _Optional[str] = ..., id: _Optional[str] = ..., spans: _Optional[_Iterable[_Union[Span, _Mapping]]] = ..., finish_reason: _Optional[_Union[_sampling_pb2.FinishReason, str]] = ..., model: _Optional[str] = ..., rating: _Optional[_Union[Rating, str]] = ..., comment: _Optional[str] = ...) -> None: ...
 
 class ChatResponse(_message.Message):
     __slots__ = ("text_delta", "span", "finish")
@@ -148,3 +174,75 @@ class Model(_message.Message):
     name: str
     context_length: int
     def __init__(self, name: _Optional[str] = ..., context_length: _Optional[int] = ...) -> None: ...
+
+class CreateConversationRequest(_message.Message):
+    __slots__ = ("image_bytes", "image_id", "regions", "turns")
+    class RegionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: _regions_pb2.Region
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[_Union[_regions_pb2.Region, _Mapping]] = ...) -> None: ...
+    IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    REGIONS_FIELD_NUMBER: _ClassVar[int]
+    TURNS_FIELD_NUMBER: _ClassVar[int]
+    image_bytes: bytes
+    image_id: str
+    regions: _containers.MessageMap[int, _regions_pb2.Region]
+    turns: _containers.RepeatedCompositeFieldContainer[Turn]
+    def __init__(self, image_bytes: _Optional[bytes] = ..., image_id: _Optional[str] = ..., regions: _Optional[_Mapping[int, _regions_pb2.Region]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ...) -> None: ...
+
+class CreateConversationResponse(_message.Message):
+    __slots__ = ("conversation",)
+    CONVERSATION_FIELD_NUMBER: _ClassVar[int]
+    conversation: Conversation
+    def __init__(self, conversation: _Optional[_Union[Conversation, _Mapping]] = ...) -> None: ...
+
+class GetConversationRequest(_message.Message):
+    __slots__ = ("conversation_id",)
+    CONVERSATION_ID_FIELD_NUMBER: _ClassVar[int]
+    conversation_id: str
+    def __init__(self, conversation_id: _Optional[str] = ...) -> None: ...
+
+class GetConversationResponse(_message.Message):
+    __slots__ = ("conversation",)
+    CONVERSATION_FIELD_NUMBER: _ClassVar[int]
+    conversation: Conversation
+    def __init__(self, conversation: _Optional[_Union[Conversation, _Mapping]] = ...) -> None: ...
+
+class Conversation(_message.Message):
+    __slots__ = ("id", "image", "regions", "turns")
+    class RegionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: _regions_pb2.Region
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[_Union[_regions_pb2.Region, _Mapping]] = ...) -> None: ...
+    ID_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    REGIONS_FIELD_NUMBER: _ClassVar[int]
+    TURNS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    image: ImageInfo
+    regions: _containers.MessageMap[int, _regions_pb2.Region]
+    turns: _containers.RepeatedCompositeFieldContainer[Turn]
+    def __init__(self, id: _Optional[str] = ..., image: _Optional[_Union[ImageInfo, _Mapping]] = ..., regions: _Optional[_Mapping[int, _regions_pb2.Region]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ...) -> None: ...
+
+class RateAnswerRequest(_message.Message):
+    __slots__ = ("conversation_id", "turn", "rating", "comment")
+    CONVERSATION_ID_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
+    RATING_FIELD_NUMBER: _ClassVar[int]
+    COMMENT_FIELD_NUMBER: _ClassVar[int]
+    conversation_id: str
+    turn: int
+    rating: Rating
+    comment: str
+    def __init__(self, conversation_id: _Optional[str] = ..., turn: _Optional[int] = ..., rating: _Optional[_Union[Rating, str]] = ..., comment: _Optional[str] = ...) -> None: ...
+
+class RateAnswerResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -28,8 +28,8 @@ if _version_not_supported:
 class FerretServiceStub:
     """Ask about regions of images, and get answers with boxes.
 
-    Errors: INVALID_ARGUMENT names the field and the limit, NOT_FOUND an unknown image id or model, RESOURCE_EXHAUSTED and
-    UNAVAILABLE ask to try again, DEADLINE_EXCEEDED is the client's own deadline.
+    Errors: INVALID_ARGUMENT names the field and the limit, NOT_FOUND an unknown image id, conversation id or model,
+    RESOURCE_EXHAUSTED and UNAVAILABLE ask to try again, DEADLINE_EXCEEDED is the client's own deadline.
     """
 
     def __init__(self, channel):
@@ -58,13 +58,28 @@ class FerretServiceStub:
                 request_serializer=ferret_dot_v1_dot_ferret__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=ferret_dot_v1_dot_ferret__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.CreateConversation = channel.unary_unary(
+                '/ferret.v1.FerretService/CreateConversation',
+                request_serializer=ferret_dot_v1_dot_ferret__pb2.CreateConversationRequest.SerializeToString,
+                response_deserializer=ferret_dot_v1_dot_ferret__pb2.CreateConversationResponse.FromString,
+                _registered_method=True)
+        self.GetConversation = channel.unary_unary(
+                '/ferret.v1.FerretService/GetConversation',
+                request_serializer=ferret_dot_v1_dot_ferret__pb2.GetConversationRequest.SerializeToString,
+                response_deserializer=ferret_dot_v1_dot_ferret__pb2.GetConversationResponse.FromString,
+                _registered_method=True)
+        self.RateAnswer = channel.unary_unary(
+                '/ferret.v1.FerretService/RateAnswer',
+                request_serializer=ferret_dot_v1_dot_ferret__pb2.RateAnswerRequest.SerializeToString,
+                response_deserializer=ferret_dot_v1_dot_ferret__pb2.RateAnswerResponse.FromString,
+                _registered_method=True)
 
 
 class FerretServiceServicer:
     """Ask about regions of images, and get answers with boxes.
 
-    Errors: INVALID_ARGUMENT names the field and the limit, NOT_FOUND an unknown image id or model, RESOURCE_EXHAUSTED and
-    UNAVAILABLE ask to try again, DEADLINE_EXCEEDED is the client's own deadline.
+    Errors: INVALID_ARGUMENT names the field and the limit, NOT_FOUND an unknown image id, conversation id or model,
+    RESOURCE_EXHAUSTED and UNAVAILABLE ask to try again, DEADLINE_EXCEEDED is the client's own deadline.
     """
 
     def Chat(self, request, context):
@@ -95,6 +110,27 @@ class FerretServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateConversation(self, request, context):
+        """Starts a conversation that the platform keeps, so that questions can name it by its id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetConversation(self, request, context):
+        """Returns a conversation as it stands. An answer that is being written is empty until it ends.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RateAnswer(self, request, context):
+        """Says whether an answer of a conversation was good. The last rating of an answer holds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FerretServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -118,6 +154,21 @@ def add_FerretServiceServicer_to_server(servicer, server):
                     request_deserializer=ferret_dot_v1_dot_ferret__pb2.ListModelsRequest.FromString,
                     response_serializer=ferret_dot_v1_dot_ferret__pb2.ListModelsResponse.SerializeToString,
             ),
+            'CreateConversation': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateConversation,
+                    request_deserializer=ferret_dot_v1_dot_ferret__pb2.CreateConversationRequest.FromString,
+                    response_serializer=ferret_dot_v1_dot_ferret__pb2.CreateConversationResponse.SerializeToString,
+            ),
+            'GetConversation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConversation,
+                    request_deserializer=ferret_dot_v1_dot_ferret__pb2.GetConversationRequest.FromString,
+                    response_serializer=ferret_dot_v1_dot_ferret__pb2.GetConversationResponse.SerializeToString,
+            ),
+            'RateAnswer': grpc.unary_unary_rpc_method_handler(
+                    servicer.RateAnswer,
+                    request_deserializer=ferret_dot_v1_dot_ferret__pb2.RateAnswerRequest.FromString,
+                    response_serializer=ferret_dot_v1_dot_ferret__pb2.RateAnswerResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'ferret.v1.FerretService', rpc_method_handlers)
@@ -129,8 +180,8 @@ def add_FerretServiceServicer_to_server(servicer, server):
 class FerretService:
     """Ask about regions of images, and get answers with boxes.
 
-    Errors: INVALID_ARGUMENT names the field and the limit, NOT_FOUND an unknown image id or model, RESOURCE_EXHAUSTED and
-    UNAVAILABLE ask to try again, DEADLINE_EXCEEDED is the client's own deadline.
+    Errors: INVALID_ARGUMENT names the field and the limit, NOT_FOUND an unknown image id, conversation id or model,
+    RESOURCE_EXHAUSTED and UNAVAILABLE ask to try again, DEADLINE_EXCEEDED is the client's own deadline.
     """
 
     @staticmethod
@@ -231,6 +282,87 @@ class FerretService:
             '/ferret.v1.FerretService/ListModels',
             ferret_dot_v1_dot_ferret__pb2.ListModelsRequest.SerializeToString,
             ferret_dot_v1_dot_ferret__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ferret.v1.FerretService/CreateConversation',
+            ferret_dot_v1_dot_ferret__pb2.CreateConversationRequest.SerializeToString,
+            ferret_dot_v1_dot_ferret__pb2.CreateConversationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ferret.v1.FerretService/GetConversation',
+            ferret_dot_v1_dot_ferret__pb2.GetConversationRequest.SerializeToString,
+            ferret_dot_v1_dot_ferret__pb2.GetConversationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RateAnswer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ferret.v1.FerretService/RateAnswer',
+            ferret_dot_v1_dot_ferret__pb2.RateAnswerRequest.SerializeToString,
+            ferret_dot_v1_dot_ferret__pb2.RateAnswerResponse.FromString,
             options,
             channel_credentials,
             insecure,
