@@ -12,6 +12,16 @@ from ferret_core.grounding import Span
 PALETTE = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000")
 
 
+def region_color(number: int) -> str:
+    """The colour of `[regionN]`, wherever it is drawn."""
+    return PALETTE[-1 - number % len(PALETTE)]
+
+
+def phrase_colors(spans: Sequence[Span]) -> dict[str, str]:
+    """A colour for each phrase of an answer."""
+    return {phrase: PALETTE[i % len(PALETTE)] for i, phrase in enumerate(dict.fromkeys(span.phrase for span in spans))}
+
+
 def draw_overlay(image: Image.Image, spans: Sequence[Span] = (), regions: Mapping[int, Region] | None = None) -> Image.Image:
     """A copy of the image with regions shaded and outlined, and boxes with their phrases; one colour for each phrase.
 
@@ -25,14 +35,14 @@ def draw_overlay(image: Image.Image, spans: Sequence[Span] = (), regions: Mappin
     line = max(2, round(3 * scale))
     canvas = image.convert("RGBA")
     for number, region in (regions or {}).items():
-        color = PALETTE[-1 - number % len(PALETTE)]
+        color = region_color(number)
         _draw_region(canvas, region, color, line)
         x1, y1, _, _ = mask_bounds(region.to_mask(ImageSize(*image.size)))
         _label(ImageDraw.Draw(canvas), (x1, y1), f"[region{number}]", color, font)
     draw = ImageDraw.Draw(canvas)
-    phrases = list(dict.fromkeys(span.phrase for span in spans))
+    colors = phrase_colors(spans)
     for span in spans:
-        color = PALETTE[phrases.index(span.phrase) % len(PALETTE)]
+        color = colors[span.phrase]
         box = span.box
         draw.rectangle((box.x1, box.y1, box.x2, box.y2), outline=color, width=line)
         if span.phrase:

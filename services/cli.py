@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from ferret_core.cli.ask import print_spans
 from ferret_core.data.playground.demo import DEMO_PICTURE, DEMO_POINT
@@ -112,16 +111,10 @@ def status() -> None:
 
 
 def _settings(config: Path | None, models: list[str]) -> PlatformSettings:
-    try:
-        values = yaml.safe_load(config.read_text()) or {} if config else {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"--config {config}: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"--config {config}: must hold settings by name")
-    if models:
-        named = (entry.partition("=") for entry in models)
-        values["models"] = {name: {"path": path or name} for name, _, path in named}
-    return PlatformSettings(**values)
+    if not models:
+        return PlatformSettings.load(config)
+    named = (entry.partition("=") for entry in models)
+    return PlatformSettings.load(config, models={name: {"path": path or name} for name, _, path in named})
 
 
 def _duration(seconds: float) -> str:

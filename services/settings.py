@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from ferret_core.checkpoint import bundled
@@ -32,6 +33,17 @@ class Settings(BaseModel):
     """Base of all settings: unknown names are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @classmethod
+    def load(cls, config: Path | None, **values: Any) -> Self:
+        """From a YAML file, if there is one, and values that come before it. Raises `ValueError` saying what to change."""
+        try:
+            from_file = yaml.safe_load(config.read_text()) or {} if config else {}
+        except yaml.YAMLError as error:
+            raise ValueError(f"--config {config}: {error}") from error
+        if not isinstance(from_file, dict):
+            raise ValueError(f"--config {config}: must hold settings by name")
+        return cls(**from_file | values)
 
 
 class DeploymentSettings(Settings):

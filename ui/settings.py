@@ -1,0 +1,45 @@
+"""Configuration of the page: `ferret ui` reads it from a file, flags and the environment, and hands it to Streamlit."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field
+
+from ferret_core.images import MAX_BYTES
+from services.client import DEFAULT_SERVER
+from services.settings import Settings
+
+_VARIABLE = "FERRET_UI_SETTINGS"
+
+
+class UISettings(Settings):
+    """What the page needs to know. The platform's token is not here: it comes from `$FERRET_TOKEN` alone."""
+
+    server: str = DEFAULT_SERVER
+    """HOST:PORT of the platform's gRPC."""
+    tls: bool = False
+    """Whether the platform is behind TLS."""
+    tls_certificate: Path | None = None
+    """PEM of the authority that signed the platform's certificate; by default those the system trusts."""
+    timeout: float = Field(300, gt=0)
+    """Seconds an answer may take."""
+    max_image_bytes: int = Field(MAX_BYTES, ge=1)
+    """Largest picture that can be opened."""
+    max_image_side: int = Field(2048, ge=64)
+    """Larger pictures are scaled down to this many pixels, once."""
+    max_regions: int = Field(64, ge=1)
+    """Most regions on a picture; the platform has a limit of its own."""
+    examples: Path = Path(__file__).parent / "example_pictures"
+    """Directory of pictures to try, with an examples.json."""
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Inside Streamlit's process."""
+        return cls.model_validate_json(os.environ.get(_VARIABLE, "{}"))
+
+    def to_environment(self) -> dict[str, str]:
+        """For Streamlit's process."""
+        return {_VARIABLE: self.model_dump_json()}
