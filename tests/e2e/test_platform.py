@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import grpc
@@ -23,6 +25,7 @@ from ferret_core.geometry import Box, Point, Scribble
 from ferret_core.predictor import FerretPredictor
 from ferret_core.prompt import Turn
 from services.client import AsyncFerretClient, FerretClient, InvalidRequestError, NotFoundError, ServerError
+from services.conversation import ConversationTurn
 from services.wire import region_to_proto
 from tests.processes import assert_none_left, free_port, processes_of
 
@@ -127,15 +130,22 @@ def test_many_at_once_answer_as_one_at_a_time(platform, predictor):
 
 def test_async_client(platform, predictor):
     example = playground_example("test", 4, 1, kinds=("locate",))
+    question, data = example.record.turns[0].question, png(example.image)
 
     async def ask():
         async with AsyncFerretClient(platform.server) as client:
             assert await client.models() == ["playground"]
-            await client.set_image(example.image)
-            return await client.ask(example.record.turns[0].question)
+            await client.set_image(data)
+            conversation = await client.create_conversation()
+            assert await client.get_image(conversation.image_id) == data
+            answers = await client.ask(question), await client.ask(question, conversation=conversation.id)
+            await client.rate_answer(conversation.id, 0, "up")
+            (turn,) = (await client.get_conversation(conversation.id)).turns
+            assert (turn.answer, turn.rating) == (answers[0].text, "up")
+            return answers
 
     predictor.set_image(example.image)
-    assert asyncio.run(ask()) == predictor.ask(example.record.turns[0].question)
+    assert asyncio.run(ask()) == (predictor.ask(question),) * 2
 
 
 def test_images_by_bytes_and_by_id(platform):
@@ -154,6 +164,172 @@ def test_dropped_history_is_reported(client):
     history = [Turn("Describe the image.", "Very long. " * 300) for _ in range(4)]
     answer = client.ask("Describe the image.", history=history)
     assert answer.usage.dropped_turns > 0
+
+
+def turn_of(question, answer):
+    return ConversationTurn(question, answer.text, answer.spans, answer.finish_reason, "playground")
+
+
+def test_a_conversation_answers_as_its_history_does(client, predictor):
+    """Told once what it is about: the image when it is created, the regions and each question when they come."""
+    example = playground_example("test", 3, 2, gestures=("scribble",), kinds=("name", "relate", "describe"))
+    first, second = (turn.question for turn in example.record.turns)
+    regions = dict(enumerate(example.record.regions))
+    assert regions
+    size = predictor.set_image(example.image)
+    conversation = client.create_conversation(example.image)
+    assert (conversation.size, conversation.regions, conversation.turns) == (size, {}, ())
+
+    answer = client.ask(first, regions, conversation=conversation.id)
+    assert answer == predictor.ask(first, regions)
+    history = [Turn(first, answer.text)]
+    events = list(client.stream(second, conversation=conversation.id))
+    assert events == list(predictor.stream(second, regions, history))
+    kept = client.get_conversation(conversation.id)
+    assert kept.regions == regions
+    assert kept.turns == (turn_of(first, answer), turn_of(second, Answer.collect(events)))
+
+    other = Point(size.width / 2, size.height / 2)  # takes the place of a region, and an edited question that of both turns
+    moved = regions | {0: other}
+    answer = client.ask("What is [region0]?", {0: other}, conversation=conversation.id, turn=0)
+    assert answer == predictor.ask("What is [region0]?", moved)
+    kept = client.get_conversation(conversation.id)
+    assert (kept.regions, kept.turns) == (moved, (turn_of("What is [region0]?", answer),))
+
+    fork = client.create_conversation(example.image, kept.regions, kept.turns)
+    assert fork.id != kept.id
+    assert (fork.image_id, fork.regions) == (kept.image_id, kept.regions)
+    assert [(turn.question, turn.answer, turn.spans) for turn in fork.turns] == [
+        (turn.question, turn.answer, turn.spans) for turn in kept.turns
+    ]
+    assert client.ask(second, conversation=fork.id) == predictor.ask(second, moved, kept.turns)
+    assert client.get_conversation(kept.id) == kept
+
+
+def test_a_stopped_answer_is_kept_as_far_as_it_came(client, predictor):
+    image = playground_example("test", 0).image
+    conversation = client.create_conversation(image)
+    stream = client.stream("Describe the image.", conversation=conversation.id, temperature=5.0, max_new_tokens=1500)
+    events, begun = [], threading.Event()
+
+    def read():
+        for event in stream:
+            events.append(event)
+            begun.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert begun.wait(60)
+    stream.close()
+    reader.join(60)
+    assert not reader.is_alive()
+    seen = "".join(event.text for event in events if isinstance(event, TextDelta))
+
+    deadline = time.monotonic() + 60  # the client need not wait until the platform has put it down
+    while not (turn := client.get_conversation(conversation.id).turns[0]).answer and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert turn.answer.startswith(seen)
+    assert (turn.question, turn.finish_reason, turn.model) == ("Describe the image.", None, "playground")
+
+    predictor.set_image(image)
+    answer = client.ask("Describe the image.", conversation=conversation.id, turn=0)  # again
+    assert answer == predictor.ask("Describe the image.")
+    assert client.get_conversation(conversation.id).turns == (turn_of("Describe the image.", answer),)
+
+
+def test_ratings_are_kept_with_the_answer_and_written_down(platform, client):
+    example = playground_example("test", 0, 1, kinds=("name",))
+    question = example.record.turns[0].question
+    conversation = client.create_conversation(example.image, example.record.regions)
+    answer = client.ask(question, conversation=conversation.id)
+    ratings = [("up", "größer"), ("down", ""), (None, "")]
+    for rating, comment in ratings:
+        client.rate_answer(conversation.id, 0, rating, comment)
+        (turn,) = client.get_conversation(conversation.id).turns
+        assert (turn.rating, turn.comment, turn.answer) == (rating, comment, answer.text)
+
+    lines = [line for path in Path(platform.environment["FERRET_HOME"], "feedback").iterdir() for line in path.open()]
+    entries = [entry for entry in map(json.loads, lines) if entry["conversation"] == conversation.id]
+    assert [(entry["rating"], entry["comment"]) for entry in entries] == [("up", "größer"), ("down", ""), ("withdrawn", "")]
+    for entry in entries:
+        assert len(entry["turn_id"]) == 32
+        for name, value in {
+            "turn": 0, "image_id": conversation.image_id, "model": "playground", "question": question, "answer": answer.text,
+        }.items():  # fmt: skip
+            assert entry[name] == value
+
+
+def test_bad_requests_leave_a_conversation_as_it_was(platform, client):
+    stub = FerretServiceStub(grpc.insecure_channel(platform.server))
+    image = playground_example("test", 0).image
+    data, size = png(image), image.size
+    client.set_image(data)
+    asked = [Turn("What is [region0]?", "It is a dog [0, 0, 500, 500].")]
+    before = client.create_conversation(regions=[Point(5, 5)], history=asked)
+    assert before.turns[0].spans[0].phrase == "a dog"
+
+    def chat(question="Why?", **fields):
+        return pb.ChatRequest(conversation_id=before.id, question=question, **fields)
+
+    def create(**fields):
+        return pb.CreateConversationRequest(image_bytes=data, **fields)
+
+    def rate(**fields):
+        return pb.RateAnswerRequest(conversation_id=before.id, **fields)
+
+    def consume(request):
+        return list(stub.Chat(request))
+
+    point = region_to_proto(Point(5, 5))
+    outside = {0: region_to_proto(Box(0, 0, size[0] + 50, 5))}
+    many = dict.fromkeys(range(1, 65), point)
+    unknown = "0" * 32
+    invalid = [
+        (consume, chat(""), "question: must not be empty"),
+        (consume, chat("What is [region7]?"), "[region7] is not among the regions"),
+        (consume, chat(image_bytes=data), "image_bytes: not with conversation_id"),
+        (consume, chat(image_id=before.image_id), "image_id: not with conversation_id"),
+        (consume, chat(history=[pb.Turn()]), "history: not with conversation_id"),
+        (consume, chat(turn=2), "turn: must be at most 1, the number of turns; got 2"),
+        (consume, chat(regions=many), "regions: at most 64 in all, got 65"),
+        (consume, chat(regions={0: {}}), "regions[0]: shape"),
+        (consume, chat(regions=outside), "regions[0]: box: x2 = "),
+        (consume, chat(turn=0, sampling={"max_new_tokens": 0}), "max_new_tokens: must be at least 1"),
+        (consume, pb.ChatRequest(image_bytes=data, question="x", turn=0), "turn: only with conversation_id"),
+        (stub.CreateConversation, pb.CreateConversationRequest(), "image: set image_bytes or image_id"),
+        (stub.CreateConversation, pb.CreateConversationRequest(image_bytes=b"hello"), "image: not one of JPEG"),
+        (stub.CreateConversation, create(regions=many | {0: point}), "regions: at most 64 in all, got 65"),
+        (stub.CreateConversation, create(regions=outside), "regions[0]: box: x2 = "),
+        (stub.CreateConversation, create(turns=[pb.Turn()] * 1001), "turns: at most 1,000 turns"),
+        (stub.CreateConversation, create(turns=[pb.Turn(answer="x" * 1_000_001)]), "turns: at most 1,000,000 characters"),
+        (stub.CreateConversation, create(turns=[pb.Turn(question="[region7]")]), "turns[0].question: [region7] is not among"),
+        (stub.CreateConversation, create(turns=[pb.Turn(), pb.Turn(answer="</s>")]), "turns[1].answer: '</s>' is reserved"),
+        (stub.RateAnswer, rate(turn=1, rating=pb.RATING_UP), "turn: must be less than 1, the number of turns; got 1"),
+        (stub.RateAnswer, rate(rating=7), "rating: must be unspecified, up or down; got 7"),
+        (stub.RateAnswer, rate(rating=pb.RATING_UP, comment="x" * 10_001), "comment: at most 10,000 characters, got 10,001"),
+    ]
+    missing = [
+        (consume, pb.ChatRequest(conversation_id=unknown, question="x"), "conversation_id: no conversation '000"),
+        (consume, chat(model="gpt"), "model: no model 'gpt'"),
+        (
+            stub.GetConversation,
+            pb.GetConversationRequest(conversation_id="../../platform.json"),
+            "conversation_id: no conversation",
+        ),
+        (
+            stub.RateAnswer,
+            pb.RateAnswerRequest(conversation_id=unknown, rating=pb.RATING_UP),
+            "conversation_id: no conversation",
+        ),
+        (stub.CreateConversation, pb.CreateConversationRequest(image_id="sha256:0"), "image_id: no image 'sha256:0'"),
+    ]
+    for code, cases in ((grpc.StatusCode.INVALID_ARGUMENT, invalid), (grpc.StatusCode.NOT_FOUND, missing)):
+        for call, request, says in cases:
+            with pytest.raises(grpc.RpcError) as caught:
+                call(request)
+            assert caught.value.code() == code, caught.value.details()
+            assert says in caught.value.details()
+    assert client.get_conversation(before.id) == before
 
 
 def test_bad_requests_name_the_field_and_the_platform_keeps_serving(platform, client):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ferret.v1 import regions_pb2, sampling_pb2
+from ferret.v1 import ferret_pb2, regions_pb2, sampling_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,8 +10,21 @@ from ferret_core.answer import Finish, TextDelta, Usage
 from ferret_core.engine import Delta, SamplingParams
 from ferret_core.geometry import Box, ImageSize, Mask, Point, Polygon, RegionError, Scribble
 from ferret_core.grounding import Span
+from ferret_core.prompt import Turn
+from services.conversation import Conversation, ConversationTurn
 from services.stage_wire import delta_from_proto, delta_to_proto, sampling_from_proto, tensor_from_proto, tensor_to_proto
-from services.wire import event_from_proto, event_to_proto, region_from_proto, region_to_proto, sampling_to_proto
+from services.wire import (
+    RATINGS_TO_PROTO,
+    REASONS_TO_PROTO,
+    conversation_from_proto,
+    event_from_proto,
+    event_to_proto,
+    region_from_proto,
+    region_to_proto,
+    sampling_to_proto,
+    span_to_proto,
+    turn_to_proto,
+)
 
 SPAN = Span(phrase="a dog", box=Box(1, 2, 3, 4), start=0, end=5, box_start=6, box_end=18)
 
@@ -62,3 +75,38 @@ def test_events_survive():
         assert event_from_proto(event_to_proto(event, "sha256:x", "m")) == event
     for delta in (Delta("a", 1), Delta("", 2, "stop")):
         assert delta_from_proto(delta_to_proto(delta)) == delta
+
+
+def test_conversations_survive():
+    asked = ConversationTurn("q", "a dog", spans=(SPAN,), finish_reason="length", model="m", rating="down", comment="a cat")
+    conversation = Conversation(
+        "c", "sha256:x", ImageSize(640, 480), {2: Point(1, 2), 7: Box(1, 2, 3, 4)}, (asked, ConversationTurn("r"))
+    )
+    message = ferret_pb2.Conversation(
+        id="c",
+        image={"id": "sha256:x", "width": 640, "height": 480},
+        regions={number: region_to_proto(region) for number, region in conversation.regions.items()},
+        turns=[
+            ferret_pb2.Turn(
+                id="random",
+                question="q",
+                answer="a dog",
+                spans=[span_to_proto(SPAN)],
+                finish_reason=REASONS_TO_PROTO["length"],
+                model="m",
+                rating=RATINGS_TO_PROTO["down"],
+                comment="a cat",
+            ),
+            ferret_pb2.Turn(question="r"),
+        ],
+    )
+    assert conversation_from_proto(message) == conversation
+
+
+def test_turns_of_a_conversation_serve_as_history():
+    turns = Turn("q", "a"), Turn("q"), ConversationTurn("q", "a", model="m", rating="up")
+    assert [turn_to_proto(turn) for turn in turns] == [
+        ferret_pb2.Turn(question="q", answer="a"),
+        ferret_pb2.Turn(question="q"),
+        ferret_pb2.Turn(question="q", answer="a"),
+    ]
