@@ -1,4 +1,4 @@
-# make demo   set up, start the platform, ask a question about a picture, keep serving (Ctrl-C stops)
+# make demo   set up, start the platform and its page, ask a question about a picture, keep serving (Ctrl-C stops)
 # make test   set up, then linters, types and every test
 #
 # Both work in a virtual environment of their own. PYTHON=python3.12 chooses the interpreter. On a machine without a GPU,
@@ -33,7 +33,7 @@ clean:
 $(VENV)/.serve: pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "$(TORCH)"
-	$(BIN)/pip install --quiet --editable ".[serve]"
+	$(BIN)/pip install --quiet --editable ".[serve,ui]"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.serve

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +20,8 @@ from ferret_core.geometry import Point
 from ferret_core.images import open_image
 from ferret_core.overlay import draw_overlay
 from services.client import FerretClient, ServerError
-from services.platform import deployments, platform, read_state, serve_until_stopped, stop_platform
-from services.settings import GRPC_PORT, HTTP_PORT, PlatformSettings
+from services.platform import check_free, deployments, platform, read_state, serve_until_stopped, stop_platform
+from services.settings import GRPC_PORT, HTTP_PORT, UI_PORT, PlatformSettings
 
 Models = Annotated[
     list[str] | None,
@@ -25,6 +30,7 @@ Models = Annotated[
 Config = Annotated[Path | None, typer.Option(help="YAML of the platform's settings, see docs/platform.md.", exists=True)]
 Port = Annotated[int, typer.Option(help="Port of gRPC; it listens on every interface.", envvar="FERRET_PORT")]
 HttpPort = Annotated[int, typer.Option(help="Port of HTTP.", envvar="FERRET_HTTP_PORT")]
+UIPort = Annotated[int, typer.Option(help="Port of the page.", envvar="FERRET_UI_PORT")]
 Host = Annotated[str, typer.Option(help="Address that HTTP listens on.", envvar="FERRET_HOST")]
 
 
@@ -42,8 +48,8 @@ def up(
     _serve(models, config, port, http_port, host)
 
 
-def demo(port: Port = GRPC_PORT, http_port: HttpPort = HTTP_PORT) -> None:
-    """Start the platform, ask a question about a bundled picture, and keep serving until Ctrl-C."""
+def demo(port: Port = GRPC_PORT, http_port: HttpPort = HTTP_PORT, ui_port: UIPort = UI_PORT) -> None:
+    """Start the platform, ask a question about a bundled picture, open the page, and keep serving until Ctrl-C."""
 
     def ask() -> None:
         region, question = Point(*DEMO_POINT), "What is [region0]?"
@@ -55,9 +61,36 @@ def demo(port: Port = GRPC_PORT, http_port: HttpPort = HTTP_PORT) -> None:
         typer.echo(f"answer:   {answer.text}")
         print_spans(answer)
         draw_overlay(open_image(DEMO_PICTURE), answer.spans, {0: region}).save("ferret-demo.png")
-        typer.echo("drawn:    ferret-demo.png\n")
+        typer.echo("drawn:    ferret-demo.png")
+        if find_spec("streamlit"):
+            typer.echo(f"page:     {opened.enter_context(_page(f'localhost:{port}', ui_port))}\n")
+        else:
+            typer.echo("page:     not installed: pip install 'ferret-platform[ui]'\n")
 
-    _serve(None, None, port, http_port, "127.0.0.1", ask)
+    check_free("--ui-port", ui_port)
+    with ExitStack() as opened:
+        _serve(None, None, port, http_port, "127.0.0.1", ask)
+
+
+@contextmanager
+def _page(server: str, port: int) -> Iterator[str]:
+    """The address of `ferret ui`, in a process of its own: this room knows nothing of that one."""
+    command = [sys.executable, "-m", "ferret_core.cli", "ui", "--server", server, "--port", str(port)]
+    if sys.stdout.isatty():
+        command.append("--open")
+    address = f"http://localhost:{port}"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            while process.poll() is None:
+                with suppress(OSError):
+                    urllib.request.urlopen(f"{address}/_stcore/health", timeout=1).close()
+                    break
+                time.sleep(0.1)
+            else:
+                raise RuntimeError(f"the page did not start; see `{' '.join(command[2:])}`")
+            yield address
+        finally:
+            process.terminate()
 
 
 def _serve(

@@ -95,7 +95,7 @@ def platform(
     with _lock(), TemporaryDirectory(prefix="ferret-", ignore_cleanup_errors=True) as directory:
         state_file().unlink(missing_ok=True)  # of one that was killed
         for name, port in (("--port", grpc_port), ("--http-port", http_port)):
-            _check_free(name, port)
+            check_free(name, port)
         _set_ray_environment(os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32))
         log("starting Ray")
         import ray  # after the environment is set, and only where a platform is really started
@@ -206,7 +206,8 @@ def _write_state(state: PlatformState) -> None:
     path.write_text(json.dumps(asdict(state)))
 
 
-def _check_free(name: str, port: int) -> None:
+def check_free(name: str, port: int) -> None:
+    """Raises `RuntimeError` if a port is taken, naming the option that sets it."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ferret_core.checkpoint import bundled
 from ferret_core.images import MAX_BYTES, MAX_PIXELS
 
-GRPC_PORT, HTTP_PORT = 9000, 8000
+GRPC_PORT, HTTP_PORT, UI_PORT = 9000, 8000, 8501
 
 # Must be set on every node before Ray starts.
 RAY_ENVIRONMENT = {

@@ -157,7 +157,7 @@ def canvas_panel(session: Session) -> None:
     pressed = False
     with st.container(horizontal=True, key="suggestions"):
         for question in suggestions(chat):
-            pressed |= st.button(question, key=f"ask-{question}", disabled=chat.busy, on_click=ask, args=(session, question))
+            pressed |= st.button(question, key=f"ask-{question}", on_click=ask, args=(session, question))
     if pressed:
         st.rerun()
 
@@ -334,6 +334,7 @@ def header(session: Session) -> None:
 
 def drawer(session: Session, models: list[str]) -> None:
     """Conversations of this session, the model, and how it writes."""
+    settings = load_settings()
     with st.sidebar:
         st.subheader("Conversations")
         for number, chat in enumerate(session.chats):
@@ -351,13 +352,12 @@ def drawer(session: Session, models: list[str]) -> None:
         st.subheader("Settings")
         if len(models) > 1:
             st.selectbox("Model", models, key="model")
-        st.slider(
-            "Temperature", 0.0, 2.0, 0.0, 0.1, key="temperature", help="0 takes the likeliest word; higher is more varied."
-        )
+        most = max(2.0, settings.temperature)
+        st.slider("Temperature", 0.0, most, settings.temperature, 0.1, key="temperature", help="0 takes the likeliest word.")
         st.slider(
             "Top p", 0.05, 1.0, 1.0, 0.05, key="top_p", help="Only the likeliest words that together have this probability."
         )
-        st.number_input("Most new tokens", 1, 4096, 256, key="max_new_tokens")
+        st.number_input("Most new tokens", 1, value=settings.max_new_tokens, key="max_new_tokens")
         st.number_input("Seed", 0, 2**31, 0, key="seed", help="The same question with the same seed has the same answer.")
 
 

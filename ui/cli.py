@@ -10,9 +10,8 @@ from typing import Annotated
 
 import typer
 
+from services.settings import UI_PORT
 from ui.settings import UISettings
-
-UI_PORT = 8501
 
 Server = Annotated[str | None, typer.Option(help="HOST:PORT of the platform's gRPC.", envvar="FERRET_SERVER")]
 Config = Annotated[
@@ -50,6 +49,7 @@ def ui(
         "server.port": port,
         "server.baseUrlPath": base_path,
         "server.headless": not open_browser,
+        "server.showEmailPrompt": False,
         "server.fileWatcherType": "none",
         "server.maxUploadSize": -(-settings.max_image_bytes // 2**20),
         "browser.gatherUsageStats": False,

@@ -46,7 +46,7 @@ def main() -> None:
 
 def _missing(name: str, module: str) -> Callable[[], None]:
     def command() -> None:
-        raise RuntimeError(f"`ferret {name}` needs {module}: pip install 'ferret-platform[serve]'")
+        raise RuntimeError(f"`ferret {name}` needs {module}: pip install 'ferret-platform[serve,ui]'")
 
     command.__doc__ = f"(Not installed: needs {module}.)"
     return command

@@ -6,6 +6,7 @@ python ui/example_pictures/make.py
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
@@ -28,6 +29,7 @@ EXAMPLES: dict[str, tuple[Gesture, tuple[str, ...]]] = {
     "Find": ("point", ("locate", "count")),
 }
 """What is pointed with, and the kinds of questions asked, by title."""
+FEWEST_OBJECTS = 4
 
 
 def main() -> None:
@@ -44,6 +46,7 @@ def main() -> None:
                 "picture": name,
                 "regions": to_canvas(dict(enumerate(example.record.regions))),
                 "questions": [turn.question for turn in example.record.turns],
+                "answers": [re.sub(r" \[box\d+\]", "", turn.answer or "") for turn in example.record.turns],
             }
         )
         print(f"{title}: scene {index}")
@@ -56,7 +59,7 @@ def right(
     """Scenes with one question of each kind, all answered right, each for itself."""
     for index in scenes:
         whole = playground_example("test", index, len(kinds), kinds, (gesture,))
-        if sorted(whole.kinds) != sorted(kinds):
+        if whole.kinds != kinds or len(whole.scene.objects) < FEWEST_OBJECTS:
             continue
         predictor.set_image(whole.image)
         for turn, kind in zip(whole.record.turns, whole.kinds, strict=True):

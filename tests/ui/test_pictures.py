@@ -1,0 +1,59 @@
+import io
+
+import pytest
+from PIL import Image
+
+from ferret_core.geometry import ImageSize
+from ferret_core.images import ImageError, open_image
+from ui.pictures import Picture
+
+
+def encode(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def open_picture(data):
+    return Picture.open("x", data, max_bytes=1_000_000, max_side=512)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_what_browsers_show_stays_as_it_is(kind):
+    data = encode(Image.new("RGB", (300, 200), "teal"), kind)
+    picture = open_picture(data)
+    assert picture.data == data
+    assert picture.size == ImageSize(300, 200)
+    assert len(picture.digest) == 64
+
+
+@pytest.mark.parametrize(
+    ("image", "kind", "size"),
+    [
+        (Image.new("RGB", (1024, 512), "teal"), "PNG", (512, 256)),  # too large
+        (Image.new("RGB", (300, 200), "teal"), "TIFF", (300, 200)),  # browsers do not show it
+        (Image.new("RGBA", (300, 200), (0, 0, 0, 0)), "PNG", (300, 200)),  # transparent: the model would see something else
+    ],
+)
+def test_others_are_made_ready(image, kind, size):
+    picture = open_picture(encode(image, kind))
+    assert picture.size == size
+    assert open_image(picture.data).size == size
+
+
+def test_photos_are_turned_once():
+    image = Image.new("RGB", (300, 200), "black")
+    image.paste("red", (0, 0, 150, 200))  # the left half
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise: left is up
+    picture = open_picture(encode(image, "JPEG", exif=exif))
+    assert picture.size == ImageSize(200, 300)
+    seen = open_image(picture.data)
+    assert seen.size == picture.size
+    assert seen.getpixel((100, 50))[0] > 200 > 50 > seen.getpixel((100, 250))[0]
+
+
+@pytest.mark.parametrize(("data", "says"), [(b"hello", "not one of JPEG"), (b"x" * 1_000_001, "at most 1,000,000")])
+def test_bad_files_say_why(data, says):
+    with pytest.raises(ImageError, match=says):
+        open_picture(data)
