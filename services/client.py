@@ -167,7 +167,7 @@ class EventStream:
 
 
 class FerretClient(_Client):
-    """Talks to a platform over gRPC. One image at a time; safe to use from one thread."""
+    """Talks to a platform over gRPC. `set_image` is its only memory; the rest is safe to use from several threads."""
 
     _transport: ClassVar[Any] = grpc
 

@@ -79,11 +79,21 @@ def start_session() -> Session:
             data = client.get_image(conversation.image_id)
             picture = Picture.open("picture", data, settings.max_image_bytes, max(conversation.size))
             session.open(Chat.restore(conversation, picture))
-        except (ServerError, ImageError) as error:
+        except (NotFoundError, ImageError) as error:
             session.notice = f"The conversation could not be opened: {error}"
-            if isinstance(error, NotFoundError):
-                del st.query_params["conversation"]
+        except ServerError as error:
+            st.error(f"The conversation could not be opened yet: {error}", icon=":material/cloud_off:")
+            st.button("Try again", type="primary")
+            st.stop()
     return session
+
+
+def name_in_address(chat: Chat) -> None:
+    """The address names the conversation on the page, so that reloading, or sending it to somebody, opens it again."""
+    if chat.id and st.query_params.get("conversation") != chat.id:
+        st.query_params["conversation"] = chat.id
+    elif not chat.id and "conversation" in st.query_params:
+        del st.query_params["conversation"]
 
 
 def ask(session: Session, question: str, position: int | None = None) -> None:
@@ -204,8 +214,7 @@ def conversation_panel(session: Session) -> None:
 @st.fragment(run_every=POLL_SECONDS)
 def running_answer(session: Session, turn: Turn, position: int) -> None:
     """An answer while it comes; nothing else of the page is rerun."""
-    if session.chat.id:
-        st.query_params["conversation"] = session.chat.id
+    name_in_address(session.chat)
     answer(session, turn, position)
     if turn.state != "running":
         st.rerun()
@@ -377,6 +386,7 @@ def main() -> None:
     if session.notice:
         st.error(session.notice, icon=":material/error:")
         session.notice = ""
+    name_in_address(session.chat)
     drawer(session, models)
     left, right = st.columns([5, 4], gap="medium")
     with left:

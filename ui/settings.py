@@ -32,7 +32,7 @@ class UISettings(Settings):
     """Larger pictures are scaled down to this many pixels, once."""
     max_regions: int = Field(64, ge=1)
     """Most regions on a picture; the platform has a limit of its own."""
-    temperature: float = Field(0, ge=0, le=5)
+    temperature: float = Field(0.0, ge=0, le=5)
     """How varied answers are before somebody sets it: 0 takes the likeliest word."""
     max_new_tokens: int = Field(256, ge=1)
     """Most tokens of an answer before somebody sets it."""

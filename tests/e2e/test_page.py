@@ -20,8 +20,8 @@ from ferret_core.geometry import Box, ImageSize, Point, Polygon, Scribble
 from ferret_core.images import open_image
 from ferret_core.prompt import Turn
 from services.client import FerretClient
-from ui.settings import UISettings
 from tests.processes import free_port
+from ui.settings import UISettings
 
 pytestmark = pytest.mark.platform
 
@@ -68,12 +68,6 @@ def browser():
         browser = playwright.chromium.launch(executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=CHROMIUM)
         yield browser
         browser.close()
-
-
-@pytest.fixture
-def client(platform):
-    with FerretClient(platform.server) as client:
-        yield client
 
 
 @contextmanager

@@ -6,12 +6,10 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import grpc
 import pytest
@@ -27,50 +25,9 @@ from ferret_core.prompt import Turn
 from services.client import AsyncFerretClient, FerretClient, InvalidRequestError, NotFoundError, ServerError
 from services.conversation import ConversationTurn
 from services.wire import region_to_proto
-from tests.processes import assert_none_left, free_port, processes_of
+from tests.processes import FERRET, assert_none_left, free_port, start_platform
 
 pytestmark = pytest.mark.platform
-FERRET = [sys.executable, "-m", "ferret_core.cli"]
-
-
-def start(home, *arguments):
-    environment = os.environ | {"FERRET_HOME": str(home)}
-    port = free_port()
-    command = [*FERRET, "up", "--port", str(port), "--http-port", str(free_port()), *arguments]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    log = []
-    for line in process.stderr:
-        log.append(line)
-        if "ready" in line:
-            return process, f"localhost:{port}", environment
-    raise AssertionError(f"the platform did not start: {''.join(log)}")
-
-
-class Running(NamedTuple):
-    """A platform that is up."""
-
-    server: str
-    environment: dict[str, str]
-
-    def processes(self):
-        return processes_of(self.environment["FERRET_HOME"])
-
-
-@pytest.fixture(scope="module")
-def platform(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    process, server, environment = start(home)
-    assert len(processes_of(home)) > 5
-    yield Running(server, environment)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
-    assert_none_left(home)
-
-
-@pytest.fixture
-def client(platform):
-    with FerretClient(platform.server) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")
@@ -432,7 +389,7 @@ def test_command_line(platform, tmp_path):
 
 
 def test_down_leaves_no_process_behind(tmp_path):
-    process, _, environment = start(tmp_path)
+    process, _, environment = start_platform(tmp_path)
     subprocess.run([*FERRET, "down"], env=environment, check=True)
     assert process.wait(60) == 0
     assert_none_left(tmp_path)
