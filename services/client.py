@@ -40,7 +40,11 @@ from services.wire import (
 Message = TypeVar("Message")
 
 DEFAULT_SERVER = f"localhost:{GRPC_PORT}"
-_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+_OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_reconnect_backoff_ms", 2000),  # a platform that is back should be found at once
+]
 
 
 class ServerError(RuntimeError):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import yaml
 
 from services.settings import PlatformSettings
 from tests.processes import assert_none_left, free_port
+from ui.settings import UISettings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -48,6 +50,7 @@ def demo(tmp_path_factory):
         "FERRET_HOME": str(home),
         "FERRET_PORT": str(port),
         "FERRET_HTTP_PORT": str(free_port()),
+        "FERRET_UI_PORT": str(free_port()),
     }
     command = ["make", f"VENV={sys.prefix}", "demo"]
     with subprocess.Popen(
@@ -74,6 +77,9 @@ def test_make_demo_shows_that_it_works(demo):
     assert "  a waffle: x " in printed
     assert f"--server {server}" in printed
     assert DRAWN.exists()
+    (page,) = re.findall(r"page: +(http://\S+)", printed)
+    with urllib.request.urlopen(page) as answer:
+        assert "<title>" in answer.read().decode()
 
 
 @pytest.mark.platform
@@ -117,7 +123,7 @@ def test_documented_commands_are_understood(path, tmp_path):
             assert words[0] == "ferret", command
             if words[1] == "train":
                 words.append("--show")
-            elif words[1] in ("up", "down", "status"):
+            elif words[1] in ("up", "down", "status", "ui"):
                 words.append("--help")
             elif words[1] == "eval":
                 words += ["--scenes", "1"]
@@ -128,4 +134,5 @@ def test_documented_commands_are_understood(path, tmp_path):
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_documented_settings_are_valid(path):
     for _, code in blocks(path.read_text(), "yaml"):
-        PlatformSettings(**yaml.safe_load(code))
+        settings = UISettings if path.name == "page.md" else PlatformSettings
+        settings(**yaml.safe_load(code))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +30,6 @@ STYLE = """<style>
 .stMainBlockContainer { padding: 4.25rem 2rem 1rem; }
 .st-key-examples { overflow-x: auto; scrollbar-width: thin; }
 .st-key-examples > div { flex: none; }
-.st-key-examples img { height: 56px; object-fit: cover; }
 .st-key-examples button { min-height: 0; font-size: 0.8rem; }
 .stChatMessage .stVerticalBlock { gap: 0.25rem; }
 @media (max-width: 640px) { .stMainBlockContainer { padding: 4.25rem 1rem 1rem; } .st-key-header small { display: none; } }
@@ -131,7 +131,7 @@ def example_strip(session: Session) -> None:
     with st.container(horizontal=True, wrap=False, key="examples", gap="small"):
         for number, example in enumerate(examples()):
             with st.container(width=84, gap=None, key=f"example-{number}"):
-                st.image(example.picture.data, width=84, alt=f"example picture: {example.title}")
+                st.image(example.picture.thumbnail, width=84, alt=f"example picture: {example.title}")
                 st.button(example.title, key=f"try-{number}", type="tertiary", on_click=session.try_example, args=(example,))
 
 
@@ -326,7 +326,7 @@ def header(session: Session) -> None:
         with st.popover("Share", icon=":material/ios_share:"):
             if chat.id:
                 st.caption("Whoever has this link can read the conversation, and go on with it.")
-                st.code(f"{st.context.url}?conversation={chat.id}", language=None, wrap_lines=True)
+                st.code(f"{(st.context.url or '').rstrip('/')}/?conversation={chat.id}", language=None, wrap_lines=True)
             else:
                 st.caption("Ask something first: then there is a link to this conversation.")
             st.download_button(
@@ -349,9 +349,9 @@ def drawer(session: Session, models: list[str]) -> None:
         for number, chat in enumerate(session.chats):
             title = chat.turns[0].question if chat.turns else chat.picture.name
             with st.container(horizontal=True, vertical_alignment="center", key=f"open-{number}"):
-                st.image(chat.picture.data, width=48, alt="")
+                st.image(chat.picture.thumbnail, width=48, alt="")
                 st.button(
-                    title[:40],
+                    as_text(title[:40]),
                     key=f"show-{number}",
                     type="tertiary",
                     disabled=number == session.current,
@@ -368,6 +368,11 @@ def drawer(session: Session, models: list[str]) -> None:
         )
         st.number_input("Most new tokens", 1, value=settings.max_new_tokens, key="max_new_tokens")
         st.number_input("Seed", 0, 2**31, 0, key="seed", help="The same question with the same seed has the same answer.")
+
+
+def as_text(words: str) -> str:
+    """Markdown that shows just these words."""
+    return re.sub(r"([^\w\s])", r"\\\1", words)
 
 
 def main() -> None:

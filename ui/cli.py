@@ -11,11 +11,12 @@ from typing import Annotated
 import typer
 
 from services.settings import UI_PORT
+from ui.examples import load_examples
 from ui.settings import UISettings
 
 Server = Annotated[str | None, typer.Option(help="HOST:PORT of the platform's gRPC.", envvar="FERRET_SERVER")]
 Config = Annotated[
-    Path | None, typer.Option(help="YAML of the page's settings, see docs/ui.md.", exists=True, envvar="FERRET_UI_CONFIG")
+    Path | None, typer.Option(help="YAML of the page's settings, see docs/page.md.", exists=True, envvar="FERRET_UI_CONFIG")
 ]
 TLS = Annotated[bool | None, typer.Option(help="Whether the platform is behind TLS.", envvar="FERRET_TLS")]
 Host = Annotated[str, typer.Option(help="Address that the page listens on.", envvar="FERRET_UI_HOST")]
@@ -43,6 +44,7 @@ def ui(
         raise RuntimeError("`ferret ui` needs streamlit: pip install 'ferret-platform[ui]'")
     given = {name: value for name, value in {"server": server, "tls": tls}.items() if value is not None}
     settings = UISettings.load(config, **given)
+    load_examples(settings)  # so that what is wrong with them is said here
     base_path = base_path.strip("/")
     options = {
         "server.address": host,

@@ -28,12 +28,15 @@ class Example:
 
 
 def load_examples(settings: UISettings) -> list[Example]:
-    """Those of `settings.examples`. Raises `ValueError` if they are not as described above, `OSError` if they are not there."""
+    """At least one, of `settings.examples`. Raises `ValueError` if they are not as described above, `OSError` if not there."""
     index = settings.examples / "examples.json"
     try:
-        return [_example(entry, index.parent, settings) for entry in json.loads(index.read_text())]
+        examples = [_example(entry, index.parent, settings) for entry in json.loads(index.read_text())]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{index}: {type(error).__name__}: {error}") from error
+    if not examples:
+        raise ValueError(f"{index}: needs at least one example")
+    return examples
 
 
 def _example(entry: Mapping, directory: Path, settings: UISettings) -> Example:

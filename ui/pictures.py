@@ -6,12 +6,13 @@ import io
 from dataclasses import dataclass, field
 from typing import Self
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from ferret_core.geometry import ImageSize
 from ferret_core.images import image_id, open_image
 
 _AS_THEY_ARE = {"JPEG", "PNG", "WEBP"}  # what every browser shows
+_THUMBNAIL = (168, 112)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class Picture:
     name: str
     data: bytes = field(repr=False)
     size: ImageSize
+    thumbnail: bytes = field(repr=False)
 
     @classmethod
     def open(cls, name: str, data: bytes, max_bytes: int, max_side: int) -> Self:
@@ -31,12 +33,16 @@ class Picture:
             plain = original.format in _AS_THEY_ARE and original.mode in ("RGB", "L")
         if not (upright and plain and max(image.size) <= max_side):
             image.thumbnail((max_side, max_side))
-            buffer = io.BytesIO()
-            image.save(buffer, "WEBP", quality=90)
-            data = buffer.getvalue()
-        return cls(name, data, ImageSize(*image.size))
+            data = _webp(image)
+        return cls(name, data, ImageSize(*image.size), _webp(ImageOps.fit(image, _THUMBNAIL)))
 
     @property
     def digest(self) -> str:
         """64 hexadecimal digits that stand for the bytes."""
         return image_id(self.data).removeprefix("sha256:")
+
+
+def _webp(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=90)
+    return buffer.getvalue()

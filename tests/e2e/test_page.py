@@ -1,17 +1,22 @@
 """The page as people meet it: a real Chromium, a real Streamlit server, the real platform with the bundled checkpoint."""
 
+import asyncio
 import io
 import json
 import os
 import re
+import shutil
+import ssl
 import subprocess
-import sys
+import threading
 import time
 import urllib.request
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import trustme
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
@@ -20,7 +25,7 @@ from ferret_core.geometry import Box, ImageSize, Point, Polygon, Scribble
 from ferret_core.images import open_image
 from ferret_core.prompt import Turn
 from services.client import FerretClient
-from tests.processes import free_port
+from tests.processes import FERRET, free_port
 from ui.settings import UISettings
 
 pytestmark = pytest.mark.platform
@@ -34,7 +39,7 @@ expect.set_options(timeout=20_000)  # the machine may be busy
 def serve_page(server: str, *arguments: str):
     """The address of a page in front of a platform."""
     port = free_port()
-    command = [sys.executable, "-m", "ferret_core.cli", "ui", "--server", server, "--port", str(port), *arguments]
+    command = [*FERRET, "ui", "--server", server, "--port", str(port), *arguments]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             address = f"http://127.0.0.1:{port}"
@@ -56,6 +61,42 @@ def wait_for(url: str) -> None:
     raise AssertionError(f"nothing answers at {url}")
 
 
+@contextmanager
+def tls_proxy(port: int, directory: Path):
+    """The address of a proxy that speaks TLS to the outside and plain HTTP to a port, as nginx or a load balancer would."""
+    trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(directory / "proxy.pem")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(directory / "proxy.pem")
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inside = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(pump(reader, inside[1]), pump(inside[0], writer))
+
+    started: Future[int] = Future()
+    stop = threading.Event()
+
+    async def serve() -> None:
+        server = await asyncio.start_server(connect, "127.0.0.1", 0, ssl=context)
+        started.set_result(server.sockets[0].getsockname()[1])
+        while not stop.is_set():
+            await asyncio.sleep(0.1)
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))  # Playwright has a loop in this one
+    thread.start()
+    try:
+        yield f"https://127.0.0.1:{started.result(10)}"
+    finally:
+        stop.set()
+        thread.join()
+
+
 @pytest.fixture(scope="module")
 def address(platform):
     with serve_page(platform.server) as address:
@@ -64,8 +105,11 @@ def address(platform):
 
 @pytest.fixture(scope="module")
 def browser():
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium and not os.environ.get("CI"):
+        pytest.skip("no Chromium; install one (apt install chromium), or name it in $CHROMIUM")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=CHROMIUM)
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM)
         yield browser
         browser.close()
 
@@ -79,10 +123,12 @@ def tab(browser: Browser, url: str, **options):
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    page.goto(url)
-    expect(page.locator(".stage image[href]")).to_be_attached()
-    yield page
-    context.close()
+    try:
+        page.goto(url)
+        expect(page.locator(".stage image[href]")).to_be_attached()
+        yield page
+    finally:
+        context.close()
     assert not errors
 
 
@@ -536,6 +582,21 @@ def test_an_image_crosses_the_wire_once(browser, address):
     assert max(received[before:]) < 5_000  # each change of the results
     assert sum(received[before:]) < size / 2
     context.close()
+
+
+def test_behind_a_path_prefix_and_a_tls_proxy(browser, platform, tmp_path):
+    with (
+        serve_page(platform.server, "--base-path", "/tools/ferret") as inside,
+        tls_proxy(int(inside.rsplit(":")[-1]), tmp_path) as outside,
+        tab(browser, f"{outside}/tools/ferret/", ignore_https_errors=True) as page,
+    ):
+        open_picture(page)
+        use(page, "point")
+        click(page, *DEMO_POINT)
+        ask(page, "What is [region0]?")
+        answered(page)
+        page.get_by_role("button", name="Share").click()
+        expect(page.get_by_test_id("stCode")).to_contain_text(f"{outside}/tools/ferret/?conversation=")
 
 
 def test_no_platform(browser):

@@ -21,12 +21,12 @@ from ui.regions import to_canvas
 
 HERE = Path(__file__).parent
 EXAMPLES: dict[str, tuple[Gesture, tuple[str, ...]]] = {
-    "Point": ("point", ("name", "category")),
-    "Box": ("box", ("name", "verify")),
-    "Scribble": ("scribble", ("name", "choose_name")),
-    "Polygon": ("polygon", ("name", "presence")),
+    "Point": ("point", ("name", "verify")),
+    "Box": ("box", ("name", "choose_name")),
+    "Scribble": ("scribble", ("name", "relate")),
+    "Polygon": ("polygon", ("name", "category")),
     "Two regions": ("box", ("relate", "choose_region")),
-    "Find": ("point", ("locate", "count")),
+    "Find": ("point", ("locate",)),
 }
 """What is pointed with, and the kinds of questions asked, by title."""
 FEWEST_OBJECTS = 4
@@ -56,16 +56,18 @@ def main() -> None:
 def right(
     predictor: FerretPredictor, gesture: Gesture, kinds: tuple[str, ...], scenes: Iterator[int]
 ) -> Iterator[tuple[int, Example]]:
-    """Scenes with one question of each kind, all answered right, each for itself."""
+    """Scenes with one question of each kind, all answered right."""
     for index in scenes:
         whole = playground_example("test", index, len(kinds), kinds, (gesture,))
-        if whole.kinds != kinds or len(whole.scene.objects) < FEWEST_OBJECTS:
+        if whole.kinds != kinds or len(whole.scene.objects) < FEWEST_OBJECTS or not whole.record.boxes:
             continue
         predictor.set_image(whole.image)
+        history: list[Turn] = []
         for turn, kind in zip(whole.record.turns, whole.kinds, strict=True):
-            answer = predictor.ask(turn.question, whole.record.regions).text
+            answer = predictor.ask(turn.question, whole.record.regions, history).text
             if not all(good for _, good in grade(one_turn(whole, turn, kind), answer)):
                 break
+            history.append(Turn(turn.question, answer))
         else:
             yield index, whole
 
