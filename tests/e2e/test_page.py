@@ -398,8 +398,8 @@ def test_stop_keeps_what_has_come(browser, babbling, client, platform):
         expect_names(page, ["[region0]"])
         assert decoder_rests(platform)
         turn = conversation(page, client).turns[0]
-        assert turn.finish_reason is None
         assert turn.answer
+        assert turn.finish_reason != "stop"  # the model did not end it
 
         page.reload()  # the address names the conversation
         expect(page.get_by_text("Stopped.")).to_be_visible()
