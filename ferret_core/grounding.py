@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from ferret_core.geometry import Box, ImageSize, from_bins
 
 _BOX = re.compile(r"\[(\d{1,4}), ?(\d{1,4}), ?(\d{1,4}), ?(\d{1,4})\]")
+_UNFINISHED_BOX = re.compile(r" ?\[[\d, ]*$")
 _LONGEST_BOX = len("[1000, 1000, 1000, 1000]")
 
 # Between two boxes of the same phrase there is nothing but this.
@@ -105,6 +106,11 @@ def find_spans(text: str, size: ImageSize) -> list[Span]:
 def without_boxes(text: str) -> str:
     """The words of an answer: every box, and the space before it, left out."""
     return re.sub(rf" ?{_BOX.pattern}", "", text)
+
+
+def without_unfinished_box(text: str) -> str:
+    """An answer on its way, up to a box that has only begun."""
+    return _UNFINISHED_BOX.sub("", text)
 
 
 def _phrase(text: str, start: int, end: int) -> tuple[int, int]:

@@ -30,7 +30,7 @@ SYSTEM = (
     "Image size: 1000x1000. Follow instructions. "
 )
 
-_REGION = re.compile(r"\[region(\d+)\]")
+REGION_MENTION = re.compile(r"\[region(\d+)\]")
 _ANSWER = re.compile(rf" ASSISTANT:(.*?{re.escape(EOS_TOKEN)})", re.DOTALL)
 _BOX = re.compile(r"\[box(\d+)\]")
 
@@ -54,7 +54,7 @@ def format_bins(region: Region, size: ImageSize) -> str:
 
 def mentioned_regions(text: str) -> list[int]:
     """Numbers of the `[regionN]` placeholders of `text`, in reading order, repeats included."""
-    return [int(number) for number in _REGION.findall(text)]
+    return [int(number) for number in REGION_MENTION.findall(text)]
 
 
 def mentioned_boxes(text: str) -> list[int]:
@@ -121,4 +121,4 @@ def build_prompt(turns: Sequence[Turn], regions: Mapping[int, Region], size: Ima
     if mentioned and not size:
         raise PromptError("image: regions need an image")
     texts = {n: f"{format_bins(regions[n], size)} {REGION_TOKEN}" for n in set(mentioned)} if size else {}
-    return _REGION.sub(lambda match: texts[int(match[1])], prompt), [regions[number] for number in mentioned]
+    return REGION_MENTION.sub(lambda match: texts[int(match[1])], prompt), [regions[number] for number in mentioned]

@@ -87,7 +87,7 @@ def _page(server: str, port: int) -> Iterator[str]:
                     break
                 time.sleep(0.1)
             else:
-                raise RuntimeError(f"the page did not start; see `{' '.join(command[2:])}`")
+                raise RuntimeError(f"the page did not start; see `ferret {' '.join(command[3:])}`")
             yield address
         finally:
             process.terminate()
@@ -144,10 +144,8 @@ def status() -> None:
 
 
 def _settings(config: Path | None, models: list[str]) -> PlatformSettings:
-    if not models:
-        return PlatformSettings.load(config)
     named = (entry.partition("=") for entry in models)
-    return PlatformSettings.load(config, models={name: {"path": path or name} for name, _, path in named})
+    return PlatformSettings.load(config, models={name: {"path": path or name} for name, _, path in named} or None)
 
 
 def _duration(seconds: float) -> str:

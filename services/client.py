@@ -4,7 +4,7 @@
         ferret.set_image("scene.png")
         answer = ferret.ask("What is [region0]?", regions=[Point(120, 80)])
         conversation = ferret.create_conversation()  # kept by the platform: nothing of it need be sent again
-        answer = ferret.ask("What is [region0]?", [Point(120, 80)], conversation=conversation.id)
+        answer = ferret.ask("What is [region0]?", [Point(120, 80)], conversation_id=conversation.id)
 
 `AsyncFerretClient` is the same with `await` and `async for`. Failures are `ServerError`s; those that the caller can mend
 are also what the predictor raises: `ValueError` for a bad request, `LookupError` for something unknown.
@@ -81,7 +81,7 @@ class _Client:
         Args:
             server: HOST:PORT.
             model: which of `models()`; the platform's default if empty.
-            timeout: seconds an answer may take.
+            timeout: seconds that any call may take, a whole answer included; None for no limit.
             credentials: for TLS, as of `grpc.ssl_channel_credentials()`.
             token: sent with every call as `authorization: Bearer TOKEN`, for a proxy in front of the platform. Without TLS
                 everyone on the way can read it.
@@ -99,31 +99,33 @@ class _Client:
         self._stub: Any = FerretServiceStub(self._channel)
         self._image_id: str | None = None
 
-    def _upload(self, image: ImageSource) -> pb.UploadImageRequest:
+    def _upload_request(self, image: ImageSource) -> pb.UploadImageRequest:
         self._image_id = None  # a failure must not leave the picture before
         return pb.UploadImageRequest(image_bytes=image_bytes(image))
 
-    def _request(
+    def _chat_request(
         self,
         question: str,
         regions: Regions,
         history: Sequence[Turn],
-        conversation: str | None,
+        conversation_id: str | None,
         turn: int | None,
         sampling: dict[str, Any],
     ) -> pb.ChatRequest:
         return pb.ChatRequest(
             model=self.model,
-            image_id=self._current_image() if conversation is None else None,
+            image_id=self._current_image() if conversation_id is None else None,
             regions=_regions_to_proto(regions),
             history=map(turn_to_proto, history),
             question=question,
             sampling=sampling_to_proto(**sampling),
-            conversation_id=conversation,
+            conversation_id=conversation_id,
             turn=turn,
         )
 
-    def _creation(self, image: ImageSource | None, regions: Regions, history: Sequence[Turn]) -> pb.CreateConversationRequest:
+    def _create_request(
+        self, image: ImageSource | None, regions: Regions, history: Sequence[Turn]
+    ) -> pb.CreateConversationRequest:
         return pb.CreateConversationRequest(
             image_bytes=None if image is None else image_bytes(image),
             image_id=self._current_image() if image is None else None,
@@ -131,7 +133,7 @@ class _Client:
             turns=map(turn_to_proto, history),
         )
 
-    def _rating(self, conversation_id: str, turn: int, rating: Rating | None, comment: str) -> pb.RateAnswerRequest:
+    def _rate_request(self, conversation_id: str, turn: int, rating: Rating | None, comment: str) -> pb.RateAnswerRequest:
         value = RATINGS_TO_PROTO[rating]
         return pb.RateAnswerRequest(conversation_id=conversation_id, turn=turn, rating=value, comment=comment)
 
@@ -145,15 +147,12 @@ class _Client:
         return image_size(image)
 
 
-class EventStream:
+class EventStream(Iterator[AnswerEvent]):
     """The events of an answer as they come. `close()` may be called from any thread, and ends the stream in every thread."""
 
     def __init__(self, call: Any, server: str) -> None:
         self._call, self._server = call, server
         self._closed = False
-
-    def __iter__(self) -> Self:
-        return self
 
     def __next__(self) -> AnswerEvent:
         try:
@@ -181,7 +180,7 @@ class FerretClient(_Client):
 
     def set_image(self, image: ImageSource) -> ImageSize:
         """Uploads an image: a path, encoded bytes or a PIL image. Returns its size in pixels."""
-        return self._remember(self._call(self._stub.UploadImage, self._upload(image)).image)
+        return self._remember(self._call(self._stub.UploadImage, self._upload_request(image)).image)
 
     def get_image(self, image_id: str) -> bytes:
         """A stored image, encoded as it was sent."""
@@ -193,12 +192,12 @@ class FerretClient(_Client):
         regions: Regions = (),
         history: Sequence[Turn] = (),
         *,
-        conversation: str | None = None,
+        conversation_id: str | None = None,
         turn: int | None = None,
         **sampling: Any,
     ) -> Answer:
         """The whole answer; arguments as for `stream`."""
-        return Answer.collect(self.stream(question, regions, history, conversation=conversation, turn=turn, **sampling))
+        return Answer.collect(self.stream(question, regions, history, conversation_id=conversation_id, turn=turn, **sampling))
 
     def stream(
         self,
@@ -206,7 +205,7 @@ class FerretClient(_Client):
         regions: Regions = (),
         history: Sequence[Turn] = (),
         *,
-        conversation: str | None = None,
+        conversation_id: str | None = None,
         turn: int | None = None,
         **sampling: Any,
     ) -> EventStream:
@@ -216,12 +215,12 @@ class FerretClient(_Client):
             question: points at regions with `[region0]`, `[region1]`, ...
             regions: in pixels of the image; a sequence is numbered from 0. Kept with the conversation, if there is one.
             history: earlier turns, oldest first; of a conversation the platform knows them.
-            conversation: id of the conversation to ask in, about its image; else the image is that of `set_image()`.
+            conversation_id: the conversation to ask in, about its image; else the image is that of `set_image()`.
             turn: position of the question in the conversation, in place of the turn there and all after it; at the end by
                 default.
             sampling: of `SamplingParams`.
         """
-        request = self._request(question, regions, history, conversation, turn, sampling)
+        request = self._chat_request(question, regions, history, conversation_id, turn, sampling)
         return EventStream(self._stub.Chat(request, **self._call_options), self.server)
 
     def create_conversation(
@@ -231,7 +230,7 @@ class FerretClient(_Client):
 
         `regions` and `history` are what it starts with, such as those of another conversation up to where they part.
         """
-        request = self._creation(image, regions, history)
+        request = self._create_request(image, regions, history)
         return conversation_from_proto(self._call(self._stub.CreateConversation, request).conversation)
 
     def get_conversation(self, conversation_id: str) -> Conversation:
@@ -241,7 +240,7 @@ class FerretClient(_Client):
 
     def rate_answer(self, conversation_id: str, turn: int, rating: Rating | None, comment: str = "") -> None:
         """Says whether the answer at position `turn` of a conversation was good; None withdraws that."""
-        self._call(self._stub.RateAnswer, self._rating(conversation_id, turn, rating, comment))
+        self._call(self._stub.RateAnswer, self._rate_request(conversation_id, turn, rating, comment))
 
     def _call(self, method: Callable[..., Message], request: Any) -> Message:
         with _errors(self.server):
@@ -269,7 +268,7 @@ class AsyncFerretClient(_Client):
 
     async def set_image(self, image: ImageSource) -> ImageSize:
         """As `FerretClient.set_image`."""
-        return self._remember((await self._call(self._stub.UploadImage, self._upload(image))).image)
+        return self._remember((await self._call(self._stub.UploadImage, self._upload_request(image))).image)
 
     async def get_image(self, image_id: str) -> bytes:
         """As `FerretClient.get_image`."""
@@ -281,12 +280,12 @@ class AsyncFerretClient(_Client):
         regions: Regions = (),
         history: Sequence[Turn] = (),
         *,
-        conversation: str | None = None,
+        conversation_id: str | None = None,
         turn: int | None = None,
         **sampling: Any,
     ) -> Answer:
         """As `FerretClient.ask`."""
-        stream = self.stream(question, regions, history, conversation=conversation, turn=turn, **sampling)
+        stream = self.stream(question, regions, history, conversation_id=conversation_id, turn=turn, **sampling)
         return Answer.collect([event async for event in stream])
 
     def stream(
@@ -295,19 +294,19 @@ class AsyncFerretClient(_Client):
         regions: Regions = (),
         history: Sequence[Turn] = (),
         *,
-        conversation: str | None = None,
+        conversation_id: str | None = None,
         turn: int | None = None,
         **sampling: Any,
     ) -> AsyncIterator[AnswerEvent]:
         """As `FerretClient.stream`. Closing the iterator cancels the answer on the server."""
-        request = self._request(question, regions, history, conversation, turn, sampling)
+        request = self._chat_request(question, regions, history, conversation_id, turn, sampling)
         return self._events(self._stub.Chat(request, **self._call_options))
 
     async def create_conversation(
         self, image: ImageSource | None = None, regions: Regions = (), history: Sequence[Turn] = ()
     ) -> Conversation:
         """As `FerretClient.create_conversation`."""
-        request = self._creation(image, regions, history)
+        request = self._create_request(image, regions, history)
         return conversation_from_proto((await self._call(self._stub.CreateConversation, request)).conversation)
 
     async def get_conversation(self, conversation_id: str) -> Conversation:
@@ -317,7 +316,7 @@ class AsyncFerretClient(_Client):
 
     async def rate_answer(self, conversation_id: str, turn: int, rating: Rating | None, comment: str = "") -> None:
         """As `FerretClient.rate_answer`."""
-        await self._call(self._stub.RateAnswer, self._rating(conversation_id, turn, rating, comment))
+        await self._call(self._stub.RateAnswer, self._rate_request(conversation_id, turn, rating, comment))
 
     async def _call(self, method: Callable[..., Awaitable[Message]], request: Any) -> Message:
         with _errors(self.server):

@@ -1,4 +1,4 @@
-"""Conversations that the platform keeps, as its clients see them. The same questions and answers as `ferret_core`'s."""
+"""Conversations that the platform keeps, as its clients see them."""
 
 from __future__ import annotations
 

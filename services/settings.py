@@ -36,14 +36,14 @@ class Settings(BaseModel):
 
     @classmethod
     def load(cls, config: Path | None, **values: Any) -> Self:
-        """From a YAML file, if there is one, and values that come before it. Raises `ValueError` saying what to change."""
+        """From a YAML file, if there is one, and values that take precedence unless None. Raises `ValueError`."""
         try:
             from_file = yaml.safe_load(config.read_text()) or {} if config else {}
         except yaml.YAMLError as error:
             raise ValueError(f"--config {config}: {error}") from error
         if not isinstance(from_file, dict):
             raise ValueError(f"--config {config}: must hold settings by name")
-        return cls(**from_file | values)
+        return cls(**from_file | {name: value for name, value in values.items() if value is not None})
 
 
 class DeploymentSettings(Settings):
@@ -107,15 +107,15 @@ class PlatformSettings(Settings):
     """By name; the first is the default."""
     gateway: DeploymentSettings = DeploymentSettings(max_ongoing_requests=256)
     """In front of all models."""
-    image_directory: str = Field(default_factory=lambda: str(ferret_home() / "images"))
+    image_directory: Path = Field(default_factory=lambda: ferret_home() / "images")
     """Where images are kept between questions."""
     image_directory_bytes: int = Field(2 * 2**30, ge=1)
     """The least recently used go when it outgrows this."""
-    conversation_directory: str = Field(default_factory=lambda: str(ferret_home() / "conversations"))
+    conversation_directory: Path = Field(default_factory=lambda: ferret_home() / "conversations")
     """Where conversations are kept."""
     conversation_days: float = Field(30, gt=0)
     """Those that nobody used for so many days go."""
-    feedback_directory: str = Field(default_factory=lambda: str(ferret_home() / "feedback"))
+    feedback_directory: Path = Field(default_factory=lambda: ferret_home() / "feedback")
     """Where ratings of answers are written down, a file a day."""
     max_image_bytes: int = Field(MAX_BYTES, ge=1)
     """Largest encoded image."""

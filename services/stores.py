@@ -55,7 +55,7 @@ class ImageStore:
         return data
 
     def _path(self, name: str) -> Path:
-        return _path(self.directory, name.removeprefix("sha256:"), 64)
+        return _hex_file(self.directory, name.removeprefix("sha256:"), 64)
 
     def _evict(self) -> None:
         files = []
@@ -122,7 +122,7 @@ class ConversationStore:
         raise NotFoundError(f"conversation_id: no conversation {conversation_id!r}; create a new one")
 
     def _path(self, conversation_id: str) -> Path:
-        return _path(self.directory, conversation_id, 32)
+        return _hex_file(self.directory, conversation_id, 32)
 
     def _expired(self, path: Path) -> bool:
         return time.time() - path.stat().st_mtime > self.max_age_days * _SECONDS_PER_DAY
@@ -152,7 +152,7 @@ def _private(directory: str | Path) -> Path:
     return path
 
 
-def _path(directory: Path, name: str, digits: int) -> Path:
+def _hex_file(directory: Path, name: str, digits: int) -> Path:
     # Only hexadecimal digits reach the file system, whatever a client sent.
     return directory / (name if re.fullmatch(f"[0-9a-f]{{{digits}}}", name) else "unknown")
 

@@ -58,3 +58,13 @@ class Running(NamedTuple):
 
     def processes(self) -> list[psutil.Process]:
         return processes_of(self.environment["FERRET_HOME"])
+
+    def decoder_rests(self) -> bool:
+        """Within half a minute: no answer is being written."""
+        (decoder,) = [p for p in self.processes() if "llm-decoder" in p.name() or "llm-decoder" in " ".join(p.cmdline())]
+        for _ in range(15):
+            before = sum(decoder.cpu_times()[:2])
+            time.sleep(2)
+            if sum(decoder.cpu_times()[:2]) - before < 0.5:
+                return True
+        return False

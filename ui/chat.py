@@ -1,4 +1,4 @@
-"""Conversations of a browser session, without a line of Streamlit: what was drawn, what was asked, what is being answered.
+"""Conversations without a line of Streamlit: what was drawn, what was asked, what is being answered.
 
 An answer is received by a thread of its own, so that nothing the page does, and no rerun of its script, can disturb it.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal
@@ -15,24 +15,25 @@ from typing import Any, Literal
 from ferret_core.answer import AnswerEvent, Finish, FinishReason, TextDelta
 from ferret_core.geometry import Region
 from ferret_core.grounding import Span
-from ferret_core.prompt import Turn as HistoryTurn
-from services.client import FerretClient, NotFoundError, ServerError
-from services.conversation import Conversation
+from ferret_core.prompt import Turn
+from services.client import EventStream, FerretClient, NotFoundError, ServerError
+from services.conversation import Conversation, Rating
 from ui.pictures import Picture
 
-Rating = Literal["up", "down"]
 State = Literal["running", "finished", "stopped", "failed"]
-_revisions = count()
-_PRESENCE_SECONDS = 1.0  # how often it is checked whether anybody is still reading
+
+# Browsers lose their connection for a moment now and then: absence counts if it lasts this many looks.
+_LOOK_SECONDS, _LOOKS = 1.0, 4
+_turns, _revisions = count(), count()
 
 
 @dataclass(slots=True)
-class Turn:
+class LiveTurn:
     """A question and as much of its answer as has come."""
 
     question: str
-    text: str = ""
-    spans: list[Span] = field(default_factory=list)
+    answer: str = ""
+    spans: tuple[Span, ...] = ()
     state: State = "running"
     error: str = ""
     finish_reason: FinishReason | None = None
@@ -40,51 +41,44 @@ class Turn:
     rating: Rating | None = None
     comment: str = ""
     started: float = field(default_factory=time.monotonic)
-    seconds: float | None = None
-    """What the answer took; None while it is running, or if it is from an earlier session."""
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since it was asked."""
-        return time.monotonic() - self.started
+    number: int = field(default_factory=_turns.__next__)
+    """Unlike any other's of this process; later turns have higher ones."""
 
 
+@dataclass(eq=False)
 class Chat:
     """One conversation about one picture."""
 
-    def __init__(self, picture: Picture) -> None:
-        self.picture = picture
-        self.regions: dict[int, Region] = {}
-        """On the canvas."""
-        self.revision = next(_revisions)
-        """Changes whenever the canvas is to show other regions than were drawn on it."""
-        self.first_number = 0
-        """What the next region is called."""
-        self.drawn_on = False
-        """Whether the user has changed the regions."""
-        self.turns: list[Turn] = []
-        self.suggestions: list[str] = []
-        """Questions that the picture lends itself to."""
-        self.queue: list[str] = []
-        """Questions sent while an answer was still on its way."""
-        self.id: str | None = None
-        """Of the conversation on the platform, once there is one."""
-        self._asked: dict[int, Region] = {}  # also those that have been deleted since: earlier questions mention them
+    picture: Picture
+    regions: dict[int, Region] = field(default_factory=dict)
+    """On the canvas, by the N of their `[regionN]`."""
+    suggestions: Sequence[str] = ()
+    """Questions that the picture lends itself to."""
+    id: str | None = None
+    """Of the conversation on the platform, once there is one."""
+    turns: list[LiveTurn] = field(default_factory=list)
+    queue: list[str] = field(default_factory=list)
+    """Questions sent while an answer was still on its way."""
+    drawn_on: bool = False
+    """Whether the user has changed the regions."""
+    revision: int = field(default_factory=_revisions.__next__)
+    """Another one whenever the canvas is to show other regions than were drawn on it."""
+
+    def __post_init__(self) -> None:
+        self.next_number = 1 + max(self.regions, default=-1)
+        """What the next region is called. No number is used twice: earlier questions mention it."""
+        self._asked = dict(self.regions)  # also those that have been deleted since
         self._stop = threading.Event()
-        self._stream: Any = None
+        self._stream: EventStream | None = None
 
     @classmethod
     def restore(cls, conversation: Conversation, picture: Picture) -> Chat:
         """A conversation that the platform has kept."""
-        chat = cls(picture)
-        chat.id = conversation.id
-        chat.show(conversation.regions)
-        chat._asked = dict(conversation.regions)
-        chat.turns = [
-            Turn(
+        turns = [
+            LiveTurn(
                 question=turn.question,
-                text=turn.answer,
-                spans=list(turn.spans),
+                answer=turn.answer,
+                spans=turn.spans,
                 state="finished" if turn.finish_reason else "stopped",
                 finish_reason=turn.finish_reason,
                 model=turn.model,
@@ -93,7 +87,7 @@ class Chat:
             )
             for turn in conversation.turns
         ]
-        return chat
+        return cls(picture, dict(conversation.regions), id=conversation.id, turns=turns)
 
     @property
     def busy(self) -> bool:
@@ -105,17 +99,15 @@ class Chat:
         """Whether nothing would be missed."""
         return not self.turns and not self.drawn_on
 
-    def show(self, regions: Mapping[int, Region]) -> None:
-        """Puts regions on the canvas in place of those there."""
-        self.regions = dict(regions)
-        self.revision = next(_revisions)
-        self.first_number = max(self.first_number, 1 + max(regions, default=-1))
-
     def draw(self, regions: Mapping[int, Region]) -> None:
         """Takes regions from the canvas."""
         self.drawn_on |= regions != self.regions
         self.regions = dict(regions)
-        self.first_number = max(self.first_number, 1 + max(regions, default=-1))
+        self.next_number = max(self.next_number, 1 + max(regions, default=-1))
+
+    def show_again(self) -> None:
+        """Makes the canvas take the regions anew: meanwhile it has shown another conversation's."""
+        self.revision = next(_revisions)
 
     def ask(
         self,
@@ -123,39 +115,34 @@ class Chat:
         client: FerretClient,
         *,
         position: int | None = None,
-        is_read: Callable[[], bool] = lambda: True,
+        present: Callable[[], bool] = lambda: True,
         **sampling: Any,
-    ) -> Turn:
+    ) -> None:
         """Starts an answer.
 
         Args:
             question: mentions regions as `[region0]`, `[region1]`, ...
             client: of the model to ask; may be shared.
             position: of the turn to ask anew; it and those after it go. By default the question is a new one.
-            is_read: whether somebody still waits for the answer; else it is stopped.
+            present: whether somebody still waits for the answer; else it is stopped.
             sampling: settings of `SamplingParams`.
+
+        Raises:
+            RuntimeError: an answer is still on its way.
         """
         if self.busy:
             raise RuntimeError("an answer is still on its way")
         if position is None:
             position = len(self.turns)
-            while position and not self.turns[position - 1].text:  # failed before the first word
+            while position and not self.turns[position - 1].answer:  # failed or stopped before the first word
                 position -= 1
-        turn = Turn(question, model=client.model)
+        turn = LiveTurn(question, model=client.model)
         self.turns[position:] = [turn]
         self._asked |= self.regions
-        self._stop.clear()
-        arguments = (turn, position, client, dict(self._asked), sampling)
-        threading.Thread(target=self._receive, args=arguments, daemon=True).start()
-        threading.Thread(target=self._watch, args=(turn, is_read), daemon=True).start()
-        return turn
-
-    def rate(self, client: FerretClient, position: int, rating: Rating | None, comment: str) -> None:
-        """Stores what somebody thinks of an answer. Raises `ServerError`."""
-        turn = self.turns[position]
-        turn.rating, turn.comment = rating, comment
-        if self.id:
-            client.rate_answer(self.id, position, rating, comment)
+        self._stop = threading.Event()
+        events = self._events(question, position, client, dict(self._asked), sampling)
+        threading.Thread(target=self._receive, args=(turn, events), daemon=True).start()
+        threading.Thread(target=self._watch, args=(turn, present), daemon=True).start()
 
     def stop(self) -> None:
         """Ends the answer at once; what has come of it stays."""
@@ -163,17 +150,23 @@ class Chat:
         if self._stream:
             self._stream.close()
 
-    def _receive(
-        self, turn: Turn, position: int, client: FerretClient, regions: dict[int, Region], sampling: dict[str, Any]
-    ) -> None:
+    def rate(self, client: FerretClient, position: int, rating: Rating | None, comment: str) -> None:
+        """Stores what somebody thinks of an answer. Raises `ServerError`."""
+        if not self.id:
+            raise ValueError("an answer can be rated once it is kept")
+        client.rate_answer(self.id, position, rating, comment)
+        turn = self.turns[position]
+        turn.rating, turn.comment = rating, comment
+
+    def _receive(self, turn: LiveTurn, events: Iterator[AnswerEvent]) -> None:
         state: State = "stopped"
         try:
-            for event in self._events(turn.question, position, client, regions, sampling):
+            for event in events:
                 match event:
                     case TextDelta(text):
-                        turn.text += text
+                        turn.answer += text
                     case Span():
-                        turn.spans.append(event)
+                        turn.spans += (event,)
                     case Finish(reason):
                         turn.finish_reason, state = reason, "finished"
         except (ServerError, ValueError) as error:
@@ -182,19 +175,19 @@ class Chat:
             turn.error, state = f"the page has a defect: {type(error).__name__}: {error}", "failed"
             raise
         finally:
-            turn.seconds = time.monotonic() - turn.started
             turn.state = state
 
     def _events(
         self, question: str, position: int, client: FerretClient, regions: dict[int, Region], sampling: dict[str, Any]
     ) -> Iterator[AnswerEvent]:
+        stopped = self._stop
         known = self.id is not None
-        while not self._stop.is_set():
+        while not stopped.is_set():
             if not self.id:
-                history = [HistoryTurn(turn.question, turn.text) for turn in self.turns[:position]]
+                history = [Turn(turn.question, turn.answer) for turn in self.turns[:position]]
                 self.id = client.create_conversation(self.picture.data, regions, history).id
-            self._stream = client.stream(question, regions, conversation=self.id, turn=position, **sampling)
-            if self._stop.is_set():  # pressed in the meantime
+            self._stream = client.stream(question, regions, conversation_id=self.id, turn=position, **sampling)
+            if stopped.is_set():  # in the meantime
                 self._stream.close()
             try:
                 yield from self._stream
@@ -204,9 +197,9 @@ class Chat:
                     raise
                 self.id, known = None, False
 
-    def _watch(self, turn: Turn, is_read: Callable[[], bool]) -> None:
+    def _watch(self, turn: LiveTurn, present: Callable[[], bool]) -> None:
         absent = 0
-        while turn.state == "running" and not self._stop.wait(_PRESENCE_SECONDS):
-            absent = 0 if is_read() else absent + 1
-            if absent > 3:  # browsers lose their connection for a moment now and then
+        while turn.state == "running" and not self._stop.wait(_LOOK_SECONDS):
+            absent = 0 if present() else absent + 1
+            if absent == _LOOKS:
                 self.stop()

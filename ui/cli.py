@@ -42,8 +42,7 @@ def ui(
     """
     if not find_spec("streamlit"):
         raise RuntimeError("`ferret ui` needs streamlit: pip install 'ferret-platform[ui]'")
-    given = {name: value for name, value in {"server": server, "tls": tls}.items() if value is not None}
-    settings = UISettings.load(config, **given)
+    settings = UISettings.load(config, server=server, tls=tls)
     load_examples(settings)  # so that what is wrong with them is said here
     base_path = base_path.strip("/")
     options = {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,12 @@ import streamlit as st
 from streamlit.components.v2.get_bidi_component_manager import get_bidi_component_manager
 from streamlit.components.v2.manifest_scanner import ComponentConfig, ComponentManifest
 
-from ferret_core.geometry import Region
 from ferret_core.grounding import Span
 from ferret_core.overlay import PALETTE, phrase_colors, region_color
+from ferret_core.prompt import REGION_MENTION
+from ui.chat import Chat
 from ui.pictures import Picture
-from ui.regions import to_canvas
-
-_REGION = re.compile(r"(\[region(\d+)\])")
-_UNFINISHED_BOX = re.compile(r" ?\[[\d, ]*$")
+from ui.regions import regions_to_json
 
 
 def register() -> None:
@@ -36,44 +35,42 @@ def _component(name: str, html: str | None = None, css: str | None = None) -> Ca
 
 def picture_bytes(picture: Picture) -> None:
     """Sends a picture to the browser. Apart from what changes, so that it crosses the wire once."""
-    data = picture.digest.encode() + picture.data
-    _component("picture")(data=data, key=f"picture-{picture.digest}", height=1)
+    data = picture.id.encode() + picture.data
+    _component("picture")(data=data, key=f"picture-{picture.id}", height=1)  # it shows nothing, and takes no room
 
 
-def canvas(
-    picture: Picture, regions: Mapping[int, Region], *, revision: int, first_number: int, limit: int, key: str
-) -> dict[str, Any] | None:
-    """The picture with its regions.
+def canvas(chat: Chat, limit: int) -> dict[str, Any] | None:
+    """The picture of a conversation, sent by `picture_bytes`, with at most `limit` regions.
 
-    Args:
-        picture: sent by `picture_bytes`.
-        regions: to start with, or to replace what is drawn when `revision` is higher than before.
-        revision: of `regions`.
-        first_number: what the next region is called.
-        limit: most regions.
-        key: of the widget.
+    The canvas takes the conversation's regions when its `revision` is another than before; after that it leads.
 
     Returns:
-        What is drawn: `picture`, `revision`, `regions`, `next`, as the browser sends it. None before anything was.
+        What is drawn: `picture`, `revision` and `regions`, as the browser sends it. None before anything was.
     """
     data = {
-        "picture": picture.digest,
-        "size": picture.size._asdict(),
-        "revision": revision,
-        "regions": to_canvas(regions),
-        "next": first_number,
-        "palette": PALETTE,
+        "picture": chat.picture.id,
+        "size": chat.picture.size._asdict(),
+        "revision": chat.revision,
+        "regions": regions_to_json(chat.regions),
+        "next": chat.next_number,
+        "palette": [region_color(number) for number in range(len(PALETTE))],
         "limit": limit,
     }
     mount = _component("canvas", html='<div class="canvas"></div>', css="canvas.css")
-    return mount(key=key, data=data, default={"drawing": None}, on_drawing_change=lambda: None).drawing
+    # Without a callback Streamlit does not report the state.
+    return mount(key="canvas", data=data, default={"drawing": None}, on_drawing_change=lambda: None).drawing
 
 
-def message(text: str, spans: Sequence[Span] = (), *, key: str, raw: str | None = None) -> None:
-    """Words with chips for regions and phrases; the boxes appear on the canvas. `key` must sort by age."""
-    data = {"id": key, "parts": message_parts(text, spans)}
-    if raw is not None:
-        data["raw"] = raw
+def message(text: str, spans: Sequence[Span] = (), *, key: str, copy: str | None = None) -> None:
+    """Words with chips for regions and phrases, whose boxes appear on the canvas.
+
+    Args:
+        text: words, and boxes as the model writes them.
+        spans: of the text.
+        key: ends in a number that grows from message to message: the newest one's boxes are shown.
+        copy: what a button copies; no footer without.
+    """
+    data = {"id": key, "parts": message_parts(text, spans), "copy": copy}
     _component("message", html='<div class="message"></div>', css="message.css")(data=data, key=key)
 
 
@@ -81,28 +78,22 @@ def message_parts(text: str, spans: Sequence[Span] = ()) -> list[dict[str, Any]]
     """A text cut up: plain words, `[regionN]`, and grounded phrases with their boxes instead of the boxes' numbers."""
     colors = phrase_colors(spans)
     parts: list[dict[str, Any]] = []
-    chip: dict[str, Any] = {}
-    before: Span | None = None
-    for span in spans:
-        if before and (before.start, before.end) == (span.start, span.end):  # another box of the same phrase
-            chip["boxes"].append(_corners(span))
-        else:
-            chip = {"text": span.phrase, "color": colors[span.phrase], "boxes": [_corners(span)]}
-            parts += [*_words(text[before.box_end if before else 0 : span.start]), chip]
-            parts += _words(text[span.end : span.box_start].rstrip())
-        before = span
-    return parts + _words(_UNFINISHED_BOX.sub("", text[before.box_end if before else 0 :]))
+    read = 0
+    for (start, end), group in groupby(spans, key=lambda span: (span.start, span.end)):
+        same = list(group)  # boxes of one phrase
+        phrase = same[0].phrase
+        parts += _words(text[read:start])
+        parts.append({"text": phrase, "color": colors[phrase], "boxes": [astuple(span.box) for span in same]})
+        parts += _words(text[end : same[0].box_start].rstrip())
+        read = same[-1].box_end
+    return parts + _words(text[read:])
 
 
 def _words(text: str) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
-    position = 0
-    for match in _REGION.finditer(text):
-        number = int(match[2])
-        parts += [{"text": text[position : match.start()]}, {"text": match[1], "region": number, "color": region_color(number)}]
-        position = match.end()
-    return [part for part in [*parts, {"text": text[position:]}] if part["text"]]
-
-
-def _corners(span: Span) -> list[float]:
-    return [span.box.x1, span.box.y1, span.box.x2, span.box.y2]
+    read = 0
+    for match in REGION_MENTION.finditer(text):
+        number = int(match[1])
+        parts += [{"text": text[read : match.start()]}, {"text": match[0], "region": number, "color": region_color(number)}]
+        read = match.end()
+    return [part for part in [*parts, {"text": text[read:]}] if part["text"]]

@@ -1,7 +1,9 @@
 """Pictures to try, each with regions and questions: a directory with an `examples.json`.
 
 [{"picture": "waffle.webp", "title": "Point", "regions": [{"number": 0, "kind": "point", "points": [[295, 255]]}],
-  "questions": ["What is [region0]?"]}, ...]
+  "questions": ["What is [region0]?"], "answers": ["It is a waffle."]}, ...]
+
+`answers` may be left out: they are what the bundled checkpoint says, and only tests read them.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from pathlib import Path
 
 from ferret_core.geometry import Region
 from ui.pictures import Picture
-from ui.regions import from_canvas
+from ui.regions import regions_from_json
 from ui.settings import UISettings
 
 
@@ -42,7 +44,7 @@ def load_examples(settings: UISettings) -> list[Example]:
 def _example(entry: Mapping, directory: Path, settings: UISettings) -> Example:
     data = (directory / entry["picture"]).read_bytes()
     picture = Picture.open(entry["title"], data, settings.max_image_bytes, settings.max_image_side)
-    regions = from_canvas(entry.get("regions", []), picture.size, settings.max_regions)
+    regions = regions_from_json(entry.get("regions", []), picture.size, settings.max_regions)
     if len(regions) != len(entry.get("regions", [])):
         raise ValueError(f"a region of {entry['picture']} is malformed")
     return Example(entry["title"], picture, regions, tuple(entry["questions"]))

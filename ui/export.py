@@ -6,10 +6,10 @@ import io
 import json
 from dataclasses import asdict
 
-from ferret_core.images import image_id, open_image
+from ferret_core.images import open_image
 from ferret_core.overlay import draw_overlay
 from ui.chat import Chat
-from ui.regions import to_canvas
+from ui.regions import regions_to_json
 
 
 def annotated_png(chat: Chat) -> bytes:
@@ -21,11 +21,11 @@ def annotated_png(chat: Chat) -> bytes:
 
 
 def conversation_json(chat: Chat) -> str:
-    """Everything but the picture, which goes by its hash. Coordinates are pixels of the picture."""
+    """Everything but the picture, which goes by its hash, and masks. Coordinates are pixels of the picture."""
     turns = [
         {
             "question": turn.question,
-            "answer": turn.text,
+            "answer": turn.answer,
             "spans": [asdict(span) for span in turn.spans],
             "state": turn.state,
             "model": turn.model,
@@ -36,8 +36,8 @@ def conversation_json(chat: Chat) -> str:
     ]
     content = {
         "id": chat.id,
-        "image": {"id": image_id(chat.picture.data), "name": chat.picture.name, **chat.picture.size._asdict()},
-        "regions": to_canvas(chat.regions),
+        "image": {"id": chat.picture.id, "name": chat.picture.name, **chat.picture.size._asdict()},
+        "regions": regions_to_json(chat.regions),
         "turns": turns,
     }
     return json.dumps(content, indent=2, ensure_ascii=False)

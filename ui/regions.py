@@ -1,4 +1,4 @@
-"""Regions between the canvas and the platform: JSON of the browser, which nobody vouches for, and `ferret_core` regions."""
+"""Regions as JSON, and back: what the canvas sends, which nobody vouches for, what it is sent, examples and exports."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from ferret_core.geometry import BRUSH_WIDTH, MAX_POINTS, Box, ImageSize, Point,
 _FEWEST_POINTS = {"point": 1, "box": 2, "scribble": 1, "polygon": 3}
 
 
-def from_canvas(items: Any, size: ImageSize, limit: int) -> dict[int, Region]:
+def regions_from_json(items: Any, size: ImageSize, limit: int) -> dict[int, Region]:
     """Regions by number, in pixels of the image, clamped to it. What is no region is left out."""
     regions = {}
-    for item in list(items)[:limit] if isinstance(items, list) else []:
+    for item in items[:limit] if isinstance(items, list) else []:
         try:
             number, kind = int(item["number"]), item["kind"]
             points = [(_clamp(x, 0, size.width), _clamp(y, 0, size.height)) for x, y in item["points"][:MAX_POINTS]]
             if number >= 0 and len(points) >= _FEWEST_POINTS[kind]:
                 regions[number] = _region(kind, points, item.get("width") or BRUSH_WIDTH, size)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             continue
     return regions
 
 
-def to_canvas(regions: Mapping[int, Region]) -> list[dict[str, Any]]:
-    """What the canvas draws. Masks cannot be drawn on it and are left out."""
+def regions_to_json(regions: Mapping[int, Region]) -> list[dict[str, Any]]:
+    """What the canvas draws, in pixels of the image. Masks cannot be drawn on it and are left out."""
     return [{"number": number, **item} for number, region in regions.items() if (item := _item(region))]
 
 
@@ -39,8 +39,9 @@ def _region(kind: str, points: list[tuple[float, float]], width: Any, size: Imag
             return Box(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
         case "polygon":
             return Polygon(tuple(points))
-        case _:
+        case "scribble":
             return Scribble(tuple(points), _clamp(width, 1, max(size)))
+    raise ValueError(f"no kind of region: {kind}")
 
 
 def _clamp(value: Any, low: float, high: float) -> float:

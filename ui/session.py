@@ -1,11 +1,10 @@
-"""What one browser tab has open."""
+"""The conversations that one browser tab has open."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from ui.chat import Chat
-from ui.examples import Example
 
 
 @dataclass
@@ -33,19 +32,11 @@ class Session:
         self.chats.append(chat)
         self.show(len(self.chats) - 1)
 
+    def new(self) -> None:
+        """Opens another conversation about the same picture."""
+        self.open(Chat(self.chat.picture))
+
     def show(self, number: int) -> None:
         """Shows one of the open conversations."""
         self.current, self.editing = number, False
-        self.chat.show(self.chat.regions)
-
-    def try_example(self, example: Example) -> None:
-        """Opens an example."""
-        self.open(from_example(example))
-
-
-def from_example(example: Example) -> Chat:
-    """A conversation about an example, ready to be asked."""
-    chat = Chat(example.picture)
-    chat.show(example.regions)
-    chat.suggestions = list(example.questions)
-    return chat
+        self.chat.show_again()

@@ -41,9 +41,9 @@ class UISettings(Settings):
 
     @classmethod
     def from_environment(cls) -> Self:
-        """Inside Streamlit's process."""
+        """What `ferret ui` handed over; the defaults without it."""
         return cls.model_validate_json(os.environ.get(_VARIABLE, "{}"))
 
     def to_environment(self) -> dict[str, str]:
-        """For Streamlit's process."""
+        """As a variable for `from_environment`."""
         return {_VARIABLE: self.model_dump_json()}

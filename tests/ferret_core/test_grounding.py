@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ferret_core.geometry import Box, ImageSize
-from ferret_core.grounding import GroundingParser, find_spans
+from ferret_core.grounding import GroundingParser, find_spans, without_unfinished_box
 
 SIZE = ImageSize(1000, 1000)
 
@@ -69,3 +69,11 @@ def test_boxes_are_read_as_recorded(golden):
     for text, _, boxes in json.loads((golden / "prompts" / "prompts.json").read_text())["find_bbox_template_refcoco"]:
         spans = find_spans(text, ImageSize(640, 480))
         assert [list(span.box.coordinates(SIZE)) for span in spans] == boxes
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("A dog", "A dog"), ("A dog [", "A dog"), ("A dog [12, 3", "A dog"), ("A dog [12, 3].", "A dog [12, 3]."), ("[a", "[a")],
+)
+def test_a_box_on_its_way_is_not_shown(text, shown):
+    assert without_unfinished_box(text) == shown

@@ -49,7 +49,7 @@ def test_a_stream_can_be_closed_while_another_thread_waits_for_it(server):
         events.append("end")
 
     with FerretClient(server.address) as client:
-        stream = client.stream("?", conversation="c")
+        stream = client.stream("?", conversation_id="c")
         reader = threading.Thread(target=read, args=[stream])
         reader.start()
         assert first.wait(60)
@@ -62,7 +62,7 @@ def test_a_stream_can_be_closed_while_another_thread_waits_for_it(server):
 
 def test_letting_go_of_a_stream_cancels_it(server):
     with FerretClient(server.address) as client:
-        for _ in client.stream("?", conversation="c"):
+        for _ in client.stream("?", conversation_id="c"):
             break
         assert server.gone.wait(60)
 

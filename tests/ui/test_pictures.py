@@ -1,10 +1,10 @@
 import io
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ferret_core.geometry import ImageSize
-from ferret_core.images import ImageError, open_image
+from ferret_core.images import ImageError, image_id, open_image
 from ui.pictures import Picture
 
 
@@ -24,7 +24,7 @@ def test_what_browsers_show_stays_as_it_is(kind):
     picture = open_picture(data)
     assert picture.data == data
     assert picture.size == ImageSize(300, 200)
-    assert len(picture.digest) == 64
+    assert picture.id == image_id(data)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,14 @@ def test_photos_are_turned_once():
     seen = open_image(picture.data)
     assert seen.size == picture.size
     assert seen.getpixel((100, 50))[0] > 200 > 50 > seen.getpixel((100, 250))[0]
+
+
+def test_nobody_is_told_where_a_photo_was_taken():
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] = (47.0, 22.0, 0.0)
+    data = encode(Image.new("RGB", (300, 200), "teal"), "JPEG", exif=exif)
+    assert Image.open(io.BytesIO(data)).getexif()
+    assert not Image.open(io.BytesIO(open_picture(data).data)).getexif()
 
 
 @pytest.mark.parametrize(("data", "says"), [(b"hello", "not one of JPEG"), (b"x" * 1_000_001, "at most 1,000,000")])

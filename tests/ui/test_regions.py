@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ferret_core.geometry import Box, ImageSize, Mask, Point, Polygon, Scribble
-from ui.regions import from_canvas, to_canvas
+from ui.regions import regions_from_json, regions_to_json
 
 SIZE = ImageSize(200, 100)
 REGIONS = {
@@ -17,11 +17,11 @@ REGIONS = {
 
 
 def test_there_and_back():
-    assert from_canvas(to_canvas(REGIONS), SIZE, limit=8) == REGIONS
+    assert regions_from_json(regions_to_json(REGIONS), SIZE, limit=8) == REGIONS
 
 
 def test_masks_cannot_be_drawn():
-    assert to_canvas({0: Mask(SIZE, "0")}) == []
+    assert regions_to_json({0: Mask(SIZE, "0")}) == []
 
 
 def test_what_is_outside_is_clamped():
@@ -29,7 +29,7 @@ def test_what_is_outside_is_clamped():
         {"number": 0, "kind": "box", "points": [[150, 90], [-5, 1e9]]},
         {"number": 1, "kind": "scribble", "points": [[1, 1]], "width": 1e9},
     ]
-    assert from_canvas(items, SIZE, 8) == {0: Box(0, 90, 150, 100), 1: Scribble(((1, 1),), 200)}
+    assert regions_from_json(items, SIZE, 8) == {0: Box(0, 90, 150, 100), 1: Scribble(((1, 1),), 200)}
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,7 @@ def test_what_is_outside_is_clamped():
         {},
         {"number": 0, "kind": "circle", "points": [[1, 1]]},
         {"number": -1, "kind": "point", "points": [[1, 1]]},
+        {"number": float("inf"), "kind": "point", "points": [[1, 1]]},
         {"number": "x", "kind": "point", "points": [[1, 1]]},
         {"number": 0, "kind": "point", "points": []},
         {"number": 0, "kind": "point", "points": [[1, 1, 1]]},
@@ -52,13 +53,13 @@ def test_what_is_outside_is_clamped():
 )
 def test_what_is_no_region_is_left_out(item):
     good = {"number": 5, "kind": "point", "points": [[1, 1]]}
-    assert from_canvas([item, good], SIZE, 8) == {5: Point(1, 1)}
+    assert regions_from_json([item, good], SIZE, 8) == {5: Point(1, 1)}
 
 
 def test_no_list_and_too_many():
-    assert from_canvas({"number": 0}, SIZE, 8) == {}
+    assert regions_from_json({"number": 0}, SIZE, 8) == {}
     many = [{"number": i, "kind": "point", "points": [[1, 1]]} for i in range(100)]
-    assert list(from_canvas(many, SIZE, 8)) == list(range(8))
+    assert list(regions_from_json(many, SIZE, 8)) == list(range(8))
 
 
 json = st.recursive(
@@ -70,5 +71,5 @@ json = st.recursive(
 
 @given(json)
 def test_the_browser_is_not_trusted(value):
-    for region in from_canvas(value, SIZE, 8).values():
+    for region in regions_from_json(value, SIZE, 8).values():
         region.to_mask(SIZE)

@@ -17,7 +17,7 @@ from ferret_core.data.pointing import Gesture
 from ferret_core.evaluation.playground import grade
 from ferret_core.predictor import FerretPredictor
 from ferret_core.prompt import Turn
-from ui.regions import to_canvas
+from ui.regions import regions_to_json
 
 HERE = Path(__file__).parent
 EXAMPLES: dict[str, tuple[Gesture, tuple[str, ...]]] = {
@@ -44,7 +44,7 @@ def main() -> None:
             {
                 "title": title,
                 "picture": name,
-                "regions": to_canvas(dict(enumerate(example.record.regions))),
+                "regions": regions_to_json(dict(enumerate(example.record.regions))),
                 "questions": [turn.question for turn in example.record.turns],
                 "answers": [re.sub(r" \[box\d+\]", "", turn.answer or "") for turn in example.record.turns],
             }

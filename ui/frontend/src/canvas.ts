@@ -5,17 +5,18 @@
  * Drawing needs no server; each finished change is reported once, as the state `drawing`.
  */
 
-import type { FrontendRenderer, FrontendState } from "@streamlit/component-v2-lib"
+import type { FrontendState } from "@streamlit/component-v2-lib"
 import {
   Brush, Maximize, MousePointer2, Pentagon, Redo2, Square, Target, Trash2, Undo2, X, ZoomIn, ZoomOut,
 } from "lucide"
-import { insertIntoQuestion, openPicture } from "./app"
+import { component, type Report } from "./component"
 import { html, icon, svg } from "./dom"
-import { area, bounds, box, contains, distance, inside, move, reshape, simplify } from "./geometry"
+import { area, bounds, box, clamp, contains, distance, inside, move, reshape, simplify } from "./geometry"
 import type { Kind, Point, Region, Size } from "./geometry"
 import { History } from "./history"
 import { page, type Phrase } from "./page"
 import { grounded, handle, handles, label, outline } from "./shapes"
+import { insertIntoQuestion, openPicture } from "./streamlit"
 import { View } from "./view"
 
 type Tool = "select" | Kind
@@ -25,12 +26,13 @@ interface Drawing {
   /** Of the regions that the server last handed out: what was drawn on others is not meant for these. */
   revision: number
   regions: readonly Region[]
-  /** No region of this number or above has ever been drawn. */
-  next: number
 }
 
 interface Data extends Drawing {
   size: Size
+  /** No region of this number or above has ever been drawn. */
+  next: number
+  /** Colours of regions 0, 1, ...; then they come again. */
   palette: string[]
   /** Most regions. */
   limit: number
@@ -56,11 +58,11 @@ const TOOLS = {
 
 const TOOL_NAMES = Object.keys(TOOLS) as Tool[]
 const [THINNEST, THICKEST] = [2, 100] // brush, in pixels of the screen
+const ZOOM_STEP = 1.5
 const ARROWS: Record<string, Point> = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }
 
 class Canvas {
-  report: (drawing: Drawing) => void = () => {}
-
+  private report!: Report<State>
   private data!: Data
   private regions = new History<readonly Region[]>([])
   private next = 0
@@ -93,14 +95,14 @@ class Canvas {
   private readonly undoButton = this.button("Undo (Ctrl+Z)", Undo2, () => this.undo())
   private readonly redoButton = this.button("Redo (Ctrl+Shift+Z)", Redo2, () => this.redo())
   private readonly clearButton = this.button("Delete all regions", Trash2, () => this.clear())
-  private readonly zoomOutButton = this.button("Zoom out (-)", ZoomOut, () => this.zoom(1 / 1.5))
+  private readonly zoomOutButton = this.button("Zoom out (-)", ZoomOut, () => this.zoom(1 / ZOOM_STEP))
   private readonly fitButton = this.button("Whole picture (0)", Maximize, () => this.fit())
   private readonly toolbar = html(
     "div",
     { class: "toolbar", role: "toolbar", "aria-label": "Drawing tools" },
     ...this.toolButtons, this.brushSlider, html("span", { class: "gap" }),
     this.undoButton, this.redoButton, this.clearButton, html("span", { class: "gap" }),
-    html("span", { class: "zoom" }, this.zoomOutButton, this.button("Zoom in (+)", ZoomIn, () => this.zoom(1.5)), this.fitButton),
+    html("span", { class: "zoom" }, this.zoomOutButton, this.button("Zoom in (+)", ZoomIn, () => this.zoom(ZOOM_STEP)), this.fitButton),
   )
   private readonly cleanUp: (() => void)[]
 
@@ -139,7 +141,8 @@ class Canvas {
   // ---- from and to the server ----
 
   /** Regions of the server replace what is drawn only if they are new: what people draw meanwhile is not lost. */
-  update(data: Data): void {
+  update(data: Data, report: Report<State>): void {
+    this.report = report
     const other = data.picture !== this.data?.picture
     const handedOut = data.revision !== this.data?.revision
     this.data = data
@@ -173,7 +176,7 @@ class Canvas {
     if (!this.regions.now.some(region => region.number === this.selected)) this.selected = null
     this.say(done)
     this.draw()
-    this.report({ picture: this.data.picture, revision: this.data.revision, regions: this.regions.now, next: this.next })
+    this.report("drawing", { picture: this.data.picture, revision: this.data.revision, regions: this.regions.now })
   }
 
   // ---- what can be done ----
@@ -218,7 +221,7 @@ class Canvas {
   }
 
   private setBrush(width: number): void {
-    this.brush = Math.min(Math.max(width, THINNEST), THICKEST)
+    this.brush = clamp(width, THINNEST, THICKEST)
     this.brushSlider.value = String(this.brush)
     this.say(`Brush: ${Math.round(this.brush * this.scale)} pixels of the picture.`)
     this.draw()
@@ -362,7 +365,7 @@ class Canvas {
     if (kind === "box") {
       const [x1, y1, x2, y2] = bounds(points)
       if (Math.min(x2 - x1, y2 - y1) < 3 * this.scale) return this.say(TOOLS.box.hint)
-      points = box([x1, y1], [x2, y2])
+      points = box(points[0]!, points[1]!)
     } else if (kind === "scribble") points = simplify(points, this.scale / 2)
     this.add([{ kind, points, width }])
   }
@@ -421,12 +424,12 @@ class Canvas {
     else if (key === "escape") this.escape()
     else if (key === "enter" && onStage) this.enter()
     else if (key === "[" || key === "]") this.setBrush(this.brush + (key === "]" ? 4 : -4))
-    else if (key === "+" || key === "=") this.zoom(1.5)
-    else if (key === "-") this.zoom(1 / 1.5)
+    else if (key === "+" || key === "=") this.zoom(ZOOM_STEP)
+    else if (key === "-") this.zoom(1 / ZOOM_STEP)
     else if (key === "0") this.fit()
     else if (key !== "r" && key !== "c") return // Streamlit's own: rerun, clear the cache
     event.stopPropagation()
-    if (key !== "r" && key !== "c") event.preventDefault()
+    event.preventDefault()
   }
 
   private nudge([dx, dy]: Point, far: boolean): void {
@@ -463,8 +466,11 @@ class Canvas {
   // ---- drawing ----
 
   private color(number: number): string {
-    const { palette } = this.data
-    return palette[palette.length - 1 - (number % palette.length)]!
+    return this.data.palette[number % this.data.palette.length]!
+  }
+
+  private isHot(number: number): boolean {
+    return number === this.selected || page.hovered === `region${number}`
   }
 
   private draw(): void {
@@ -493,7 +499,7 @@ class Canvas {
     const drawn = regions.map(region => {
       const color = this.color(region.number)
       const name = `region${region.number}`
-      const hot = region.number === this.selected || page.hovered === name
+      const hot = this.isHot(region.number)
       const held = region.number === this.selected && this.tool === "select" ? handles(region) : []
       return svg(
         "g",
@@ -539,7 +545,7 @@ class Canvas {
       )
     }
     for (const chip of this.chips.querySelectorAll<HTMLElement>("[data-region]")) {
-      chip.classList.toggle("hot", Number(chip.dataset.region) === this.selected || page.hovered === `region${chip.dataset.region}`)
+      chip.classList.toggle("hot", this.isHot(Number(chip.dataset.region)))
     }
   }
 
@@ -565,17 +571,4 @@ class Canvas {
   }
 }
 
-const canvases = new WeakMap<object, Canvas>()
-
-const render: FrontendRenderer<State, Data> = ({ data, parentElement, setStateValue }) => {
-  let canvas = canvases.get(parentElement)
-  if (!canvas) canvases.set(parentElement, (canvas = new Canvas(parentElement.querySelector<HTMLElement>(".canvas")!)))
-  canvas.report = drawing => setStateValue("drawing", drawing)
-  canvas.update(data)
-  return () => {
-    canvases.get(parentElement)?.close()
-    canvases.delete(parentElement)
-  }
-}
-
-export default render
+export default component<State, Data>(".canvas", root => new Canvas(root))

@@ -1,14 +1,14 @@
-/** Elements in one line. Functions among the attributes listen to events; false and undefined leave an attribute out. */
+/** Elements in one line. Functions among the attributes listen to events; undefined leaves an attribute out. */
 
-type Attribute = string | number | boolean | undefined | ((event: never) => void)
-type Child = Node | string | false
+type Attribute = string | number | undefined | ((event: never) => void)
+type Child = Node | string
 
 function fill<T extends Element>(element: T, attributes: Record<string, Attribute>, children: Child[]): T {
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") element.addEventListener(name.slice(2), value as EventListener)
-    else if (value !== undefined && value !== false) element.setAttribute(name, String(value))
+    else if (value !== undefined) element.setAttribute(name, String(value))
   }
-  element.append(...children.filter(child => child !== false))
+  element.append(...children)
   return element
 }
 

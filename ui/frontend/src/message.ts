@@ -4,8 +4,9 @@
  * Whatever a model writes ends up in text nodes: Markdown and HTML are shown, not obeyed.
  */
 
-import type { FrontendRenderer } from "@streamlit/component-v2-lib"
+import type { FrontendState } from "@streamlit/component-v2-lib"
 import { Copy, Eye, EyeOff } from "lucide"
+import { component } from "./component"
 import { html, icon } from "./dom"
 import type { Bounds } from "./geometry"
 import { page, type Phrase } from "./page"
@@ -24,8 +25,8 @@ interface Data {
   /** Unique on the page; the newest sorts last. */
   id: string
   parts: Part[]
-  /** The text as the model wrote it; no footer without. */
-  raw?: string
+  /** What the copy button copies; no footer without. */
+  copy: string | null
 }
 
 class Message {
@@ -83,36 +84,24 @@ class Message {
   }
 
   private drawFooter(): void {
-    const { id, parts, raw } = this.data
+    const { id, parts, copy: text } = this.data
     const count = parts.reduce((sum, { boxes }) => sum + (boxes?.length ?? 0), 0)
     const shown = page.isShown(id)
     const words = `${count} ${count === 1 ? "box" : "boxes"}`
     const toggle = html(
       "button",
-      { type: "button", "aria-pressed": shown, title: `${shown ? "Hide" : "Show"} ${words}`, onclick: () => page.show(id, !shown) },
+      { type: "button", "aria-pressed": String(shown), title: `${shown ? "Hide" : "Show"} ${words}`, onclick: () => page.show(id, !shown) },
       icon(shown ? Eye : EyeOff), words,
     )
     const copy = html("button", { type: "button", title: "Copy the answer", "aria-label": "Copy the answer", onclick: () => this.copy(copy) }, icon(Copy))
-    this.footer.replaceChildren(...(raw === undefined ? [] : count ? [toggle, copy] : [copy]))
+    this.footer.replaceChildren(...(text === null ? [] : count ? [toggle, copy] : [copy]))
   }
 
   private async copy(button: HTMLElement): Promise<void> {
-    await navigator.clipboard.writeText(this.data.raw ?? "")
+    await navigator.clipboard.writeText(this.data.copy ?? "")
     button.append("copied")
     setTimeout(() => this.drawFooter(), 1500)
   }
 }
 
-const messages = new WeakMap<object, Message>()
-
-const render: FrontendRenderer<Record<string, never>, Data> = ({ data, parentElement }) => {
-  let message = messages.get(parentElement)
-  if (!message) messages.set(parentElement, (message = new Message(parentElement.querySelector<HTMLElement>(".message")!)))
-  message.update(data)
-  return () => {
-    messages.get(parentElement)?.close()
-    messages.delete(parentElement)
-  }
-}
-
-export default render
+export default component<FrontendState, Data>(".message", root => new Message(root))
