@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ferret_core.geometry import ImageSize, Point, Region, Scribble, mask_bounds
 from ferret_core.grounding import Span
 
-PALETTE = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000")
+PALETTE = ("#e6194b", "#2b8a3e", "#4363d8", "#c2410c", "#911eb4", "#008080", "#9a6324", "#808000")
 
 
 def region_color(number: int) -> str:

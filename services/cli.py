@@ -75,7 +75,8 @@ def demo(port: Port = GRPC_PORT, http_port: HttpPort = HTTP_PORT, ui_port: UIPor
 @contextmanager
 def _page(server: str, port: int) -> Iterator[str]:
     """The address of `ferret ui`, in a process of its own: this room knows nothing of that one."""
-    command = [sys.executable, "-m", "ferret_core.cli", "ui", "--server", server, "--port", str(port)]
+    command = [sys.executable, "-m", "ferret_core.cli", "ui", "--server", server, "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--base-path", ""]
     if sys.stdout.isatty():
         command.append("--open")
     address = f"http://localhost:{port}"

@@ -359,4 +359,8 @@ def _errors(server: str) -> Iterator[None]:
                 raise NotFoundError(code, details) from None
             case grpc.StatusCode.UNAVAILABLE if "connect" in details.lower():
                 raise ServerError(code, f"no platform answers at {server}; start one with `ferret up`") from None
+            case grpc.StatusCode.UNAVAILABLE if not details.endswith("try again"):
+                raise ServerError(code, f"the connection to {server} was lost; try again ({details})") from None
+            case grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise ServerError(code, "the answer took longer than the client's timeout; try again, or allow more") from None
         raise ServerError(code, f"{code.name}: {details}") from None

@@ -26,7 +26,7 @@ from ferret_core.geometry import Region
 from ferret_core.grounding import find_spans
 from ferret_core.images import open_image
 from ferret_core.model import FerretConfig, FerretProcessor
-from ferret_core.prompt import Turn, check_text
+from ferret_core.prompt import Turn, check_text, mentioned_regions
 from services.errors import NotFoundError, streaming, unary
 from services.settings import PlatformSettings
 from services.stage_wire import delta_from_proto, sampling_from_proto
@@ -171,6 +171,10 @@ class Gateway:
             if position > count:
                 raise ValueError(f"turn: must be at most {count}, the number of turns; got {position}")
             del conversation.turns[position:]
+            texts = [request.question, *(text for turn in conversation.turns for text in (turn.question, turn.answer))]
+            mentioned = {number for text in texts for number in mentioned_regions(text)}
+            for number in set(conversation.regions) - mentioned:
+                del conversation.regions[number]
             for number, region in request.regions.items():
                 conversation.regions[number].CopyFrom(region)
             self._check_length("conversation_id", conversation.turns, request.question)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import streamlit as st
 
 from ferret_core.images import ImageError
 from services.client import NotFoundError, ServerError
+from services.conversation import Conversation
 from ui import components
 from ui.chat import Chat
 from ui.conversation_panel import conversation_panel, name_in_address
@@ -15,8 +17,10 @@ from ui.drawer import drawer
 from ui.export import annotated_png, conversation_json
 from ui.picture_panel import canvas_panel, example_chat, example_strip, examples, uploader
 from ui.pictures import Picture
-from ui.platform import connect, load_settings, served_models
+from ui.platform import as_text, connect, load_settings, served_models
 from ui.session import Session
+
+SETTLING_SECONDS = 12
 
 
 def main() -> None:
@@ -31,9 +35,9 @@ def main() -> None:
     try:
         models = served_models()
     except ServerError as error:
-        st.warning(f"{error} Drawing works; asking will once it is back.", icon=":material/cloud_off:")
+        st.warning(f"{as_text(str(error))}. Drawing works; asking will once it is back.", icon=":material/cloud_off:")
     if session.notice:
-        st.error(session.notice, icon=":material/error:")
+        st.error(as_text(session.notice), icon=":material/error:")
         session.notice = ""
     name_in_address(session.chat)
     drawer(session, models)
@@ -55,17 +59,27 @@ def start_session() -> Session:
     if not conversation_id:
         return session
     try:
-        conversation = connect().get_conversation(conversation_id)
+        conversation = settled(conversation_id)
         data = connect().get_image(conversation.image_id)
         picture = Picture.open("picture", data, load_settings().max_image_bytes, max(conversation.size))
         session.open(Chat.restore(conversation, picture))
     except (NotFoundError, ImageError) as error:
         session.notice = f"The conversation could not be opened: {error}"
     except ServerError as error:
-        st.error(f"The conversation could not be opened yet: {error}", icon=":material/cloud_off:")
+        st.error(f"The conversation could not be opened yet: {as_text(str(error))}", icon=":material/cloud_off:")
         st.button("Try again", type="primary")
         st.stop()
     return session
+
+
+def settled(conversation_id: str) -> Conversation:
+    """A conversation as it stands when the platform has noticed that the tab before is gone, and kept what had come."""
+    for _ in range(SETTLING_SECONDS):
+        conversation = connect().get_conversation(conversation_id)
+        if not conversation.turns or conversation.turns[-1].answer or conversation.turns[-1].finish_reason:
+            break
+        time.sleep(1)
+    return conversation
 
 
 def header(session: Session) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from ferret_core.answer import AnswerEvent, Finish, FinishReason, TextDelta
 from ferret_core.geometry import Region
 from ferret_core.grounding import Span
-from ferret_core.prompt import Turn
+from ferret_core.prompt import Turn, mentioned_regions
 from services.client import EventStream, FerretClient, NotFoundError, ServerError
 from services.conversation import Conversation, Rating
 from ui.pictures import Picture
@@ -23,7 +23,7 @@ from ui.pictures import Picture
 State = Literal["running", "finished", "stopped", "failed"]
 
 # Browsers lose their connection for a moment now and then: absence counts if it lasts this many looks.
-_LOOK_SECONDS, _LOOKS = 1.0, 4
+_LOOK_SECONDS, _LOOKS = 1.0, 8
 _turns, _revisions = count(), count()
 
 
@@ -67,7 +67,7 @@ class Chat:
     def __post_init__(self) -> None:
         self.next_number = 1 + max(self.regions, default=-1)
         """What the next region is called. No number is used twice: earlier questions mention it."""
-        self._asked = dict(self.regions)  # also those that have been deleted since
+        self._drawn = dict(self.regions)  # also those that have been deleted since
         self._stop = threading.Event()
         self._stream: EventStream | None = None
 
@@ -79,7 +79,7 @@ class Chat:
                 question=turn.question,
                 answer=turn.answer,
                 spans=turn.spans,
-                state="finished" if turn.finish_reason else "stopped",
+                state="finished" if turn.finish_reason or not turn.model else "stopped",  # no model: from elsewhere
                 finish_reason=turn.finish_reason,
                 model=turn.model,
                 rating=turn.rating,
@@ -88,6 +88,12 @@ class Chat:
             for turn in conversation.turns
         ]
         return cls(picture, dict(conversation.regions), id=conversation.id, turns=turns)
+
+    @property
+    def known_regions(self) -> dict[int, Region]:
+        """Those on the canvas, and those that were deleted after they had been mentioned."""
+        mentioned = {number for turn in self.turns for number in mentioned_regions(turn.question + turn.answer)}
+        return {number: region for number, region in self._drawn.items() if number in mentioned} | self.regions
 
     @property
     def busy(self) -> bool:
@@ -103,6 +109,7 @@ class Chat:
         """Takes regions from the canvas."""
         self.drawn_on |= regions != self.regions
         self.regions = dict(regions)
+        self._drawn |= self.regions
         self.next_number = max(self.next_number, 1 + max(regions, default=-1))
 
     def show_again(self) -> None:
@@ -132,21 +139,22 @@ class Chat:
         """
         if self.busy:
             raise RuntimeError("an answer is still on its way")
-        if position is None:
-            position = len(self.turns)
-            while position and not self.turns[position - 1].answer:  # failed or stopped before the first word
-                position -= 1
+        if position is None and self.turns and not self.turns[-1].answer:  # failed or stopped before the first word
+            position = len(self.turns) - 1
         turn = LiveTurn(question, model=client.model)
-        self.turns[position:] = [turn]
-        self._asked |= self.regions
+        replaced = slice(len(self.turns) if position is None else position, None)
+        self.turns[replaced] = [turn]
         self._stop = threading.Event()
-        events = self._events(question, position, client, dict(self._asked), sampling)
+        events = self._events(question, position, client, self.known_regions, sampling)
         threading.Thread(target=self._receive, args=(turn, events), daemon=True).start()
         threading.Thread(target=self._watch, args=(turn, present), daemon=True).start()
 
     def stop(self) -> None:
         """Ends the answer at once; what has come of it stays."""
         self._stop.set()
+        self.queue.clear()
+        if self.busy:
+            self.turns[-1].state = "stopped"  # whatever the thread is still waiting for
         if self._stream:
             self._stream.close()
 
@@ -175,16 +183,17 @@ class Chat:
             turn.error, state = f"the page has a defect: {type(error).__name__}: {error}", "failed"
             raise
         finally:
-            turn.state = state
+            if turn.state == "running":
+                turn.state = state
 
     def _events(
-        self, question: str, position: int, client: FerretClient, regions: dict[int, Region], sampling: dict[str, Any]
+        self, question: str, position: int | None, client: FerretClient, regions: dict[int, Region], sampling: dict[str, Any]
     ) -> Iterator[AnswerEvent]:
         stopped = self._stop
         known = self.id is not None
         while not stopped.is_set():
             if not self.id:
-                history = [Turn(turn.question, turn.answer) for turn in self.turns[:position]]
+                history = [Turn(turn.question, turn.answer) for turn in self.turns[:-1]]
                 self.id = client.create_conversation(self.picture.data, regions, history).id
             self._stream = client.stream(question, regions, conversation_id=self.id, turn=position, **sampling)
             if stopped.is_set():  # in the meantime
@@ -192,9 +201,10 @@ class Chat:
             try:
                 yield from self._stream
                 return
-            except NotFoundError:  # the platform has lost its memory, but the page has not
-                if not known:
+            except NotFoundError as error:
+                if not known or not str(error).startswith(("conversation_id", "image_id")):
                     raise
+                # The platform has lost its memory, but the page has not.
                 self.id, known = None, False
 
     def _watch(self, turn: LiveTurn, present: Callable[[], bool]) -> None:

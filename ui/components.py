@@ -17,7 +17,7 @@ from ferret_core.overlay import PALETTE, phrase_colors, region_color
 from ferret_core.prompt import REGION_MENTION
 from ui.chat import Chat
 from ui.pictures import Picture
-from ui.regions import regions_to_json
+from ui.regions import regions_from_json, regions_to_json
 
 
 def register() -> None:
@@ -39,14 +39,17 @@ def picture_bytes(picture: Picture) -> None:
     _component("picture")(data=data, key=f"picture-{picture.id}", height=1)  # it shows nothing, and takes no room
 
 
-def canvas(chat: Chat, limit: int) -> dict[str, Any] | None:
+def canvas(chat: Chat, limit: int) -> None:
     """The picture of a conversation, sent by `picture_bytes`, with at most `limit` regions.
 
     The canvas takes the conversation's regions when its `revision` is another than before; after that it leads.
-
-    Returns:
-        What is drawn: `picture`, `revision` and `regions`, as the browser sends it. None before anything was.
     """
+
+    def take() -> None:  # before what else was clicked meanwhile has its effect
+        drawing = st.session_state["canvas"]["drawing"]
+        if drawing and (drawing.get("picture"), drawing.get("revision")) == (chat.picture.id, chat.revision):
+            chat.draw(regions_from_json(drawing.get("regions"), chat.picture.size, limit))
+
     data = {
         "picture": chat.picture.id,
         "size": chat.picture.size._asdict(),
@@ -57,8 +60,7 @@ def canvas(chat: Chat, limit: int) -> dict[str, Any] | None:
         "limit": limit,
     }
     mount = _component("canvas", html='<div class="canvas"></div>', css="canvas.css")
-    # Without a callback Streamlit does not report the state.
-    return mount(key="canvas", data=data, default={"drawing": None}, on_drawing_change=lambda: None).drawing
+    mount(key="canvas", data=data, default={"drawing": None}, on_drawing_change=take)
 
 
 def message(text: str, spans: Sequence[Span] = (), *, key: str, copy: str | None = None) -> None:

@@ -11,7 +11,7 @@ from services.client import ServerError
 from services.conversation import Rating
 from ui import components
 from ui.chat import Chat, LiveTurn
-from ui.platform import ask, connect
+from ui.platform import as_text, ask, connect
 from ui.session import Session
 
 POLL_SECONDS = 0.2  # between two looks at an answer on its way
@@ -46,11 +46,21 @@ def conversation_panel(session: Session) -> None:
                 if turn.rating:
                     comment(chat, turn, position)
     if chat.busy:
-        st.button("Stop", icon=":material/stop_circle:", on_click=chat.stop, width="stretch", shortcut="Esc")
+        st.button("Stop", icon=":material/stop_circle:", on_click=chat.stop, width="stretch")
+    waiting(chat)
     question = st.chat_input("Ask about the picture, e.g. What is [region0]?", key="question")
     if question:
         ask(session, question)
         st.rerun()
+    if chat.queue and not chat.busy:  # it ended while this was drawn
+        st.rerun()
+
+
+def waiting(chat: Chat) -> None:
+    """Questions that will be asked when the answer before has come, unless somebody thinks better of it."""
+    for number, question in enumerate(chat.queue):
+        name, key = f"Next: {as_text(question)}", f"waiting-{number}"
+        st.button(name, key=key, type="tertiary", icon=":material/close:", on_click=chat.queue.remove, args=(question,))
 
 
 @st.fragment(run_every=POLL_SECONDS)
@@ -70,7 +80,7 @@ def answer(turn: LiveTurn) -> None:
     if running:
         st.caption(f"{'Writing' if turn.answer else 'Looking at the picture'} … {time.monotonic() - turn.started:.1f} s")
     elif turn.state == "failed":
-        st.error(turn.error, icon=":material/error:")
+        st.error(as_text(turn.error), icon=":material/error:")
     elif turn.state == "stopped":
         st.caption("Stopped.")
     elif turn.finish_reason == "length":
@@ -125,7 +135,7 @@ def rate(chat: Chat, turn: LiveTurn, position: int) -> None:
         chat.rate(connect(), position, None if thumb is None else THUMBS[thumb], words)
         st.toast("Thank you: your rating is stored.", icon=":material/check:")
     except ServerError as error:
-        st.toast(f"The rating could not be stored: {error}", icon=":material/error:")
+        st.toast(f"The rating could not be stored: {as_text(str(error))}", icon=":material/error:")
 
 
 def name_in_address(chat: Chat) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 import streamlit as st
 
-from ui.platform import load_settings
+from ui.platform import as_text, load_settings
 from ui.session import Session
 
 
@@ -28,7 +26,7 @@ def conversations(session: Session) -> None:
         here = number == session.current
         with st.container(horizontal=True, vertical_alignment="center", key=f"open-{number}"):
             st.image(chat.picture.thumbnail, width=48, alt="")
-            name, key = _as_text(title[:40]), f"show-{number}"
+            name, key = as_text(title[:40]), f"show-{number}"
             st.button(name, key=key, type="tertiary", disabled=here, on_click=session.show, args=(number,))
 
 
@@ -39,9 +37,4 @@ def sampling() -> None:
     st.slider("Temperature", 0.0, most, settings.temperature, 0.1, key="temperature", help="0 takes the likeliest word.")
     st.slider("Top p", 0.05, 1.0, 1.0, 0.05, key="top_p", help="Only the likeliest words that together have this probability.")
     st.number_input("Most new tokens", 1, value=settings.max_new_tokens, key="max_new_tokens")
-    st.number_input("Seed", 0, 2**31, 0, key="seed", help="The same question with the same seed has the same answer.")
-
-
-def _as_text(words: str) -> str:
-    """Markdown that shows just these words."""
-    return re.sub(r"([^\w\s])", r"\\\1", words)
+    st.number_input("Seed", 0, 2**31, None, key="seed", placeholder="another each time", help="Same seed, same answer.")

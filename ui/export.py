@@ -37,7 +37,7 @@ def conversation_json(chat: Chat) -> str:
     content = {
         "id": chat.id,
         "image": {"id": chat.picture.id, "name": chat.picture.name, **chat.picture.size._asdict()},
-        "regions": regions_to_json(chat.regions),
+        "regions": regions_to_json(chat.known_regions),
         "turns": turns,
     }
     return json.dumps(content, indent=2, ensure_ascii=False)

@@ -10,7 +10,6 @@ from ui.chat import Chat
 from ui.examples import Example, load_examples
 from ui.pictures import Picture
 from ui.platform import ask, load_settings
-from ui.regions import regions_from_json
 from ui.session import Session
 
 GENERAL_QUESTIONS = ("Describe the image.",)
@@ -43,10 +42,8 @@ def example_strip(session: Session) -> None:
 @st.fragment
 def canvas_panel(session: Session) -> None:
     """The canvas, and questions to ask about what is drawn. Drawing reruns only this."""
-    chat, limit = session.chat, load_settings().max_regions
-    drawing = components.canvas(chat, limit)
-    if drawing and (drawing.get("picture"), drawing.get("revision")) == (chat.picture.id, chat.revision):
-        chat.draw(regions_from_json(drawing.get("regions"), chat.picture.size, limit))
+    chat = session.chat
+    components.canvas(chat, load_settings().max_regions)
     asked = False
     with st.container(horizontal=True):
         for question in suggestions(chat):

@@ -12,6 +12,7 @@ from ferret_core.geometry import ImageSize
 from ferret_core.images import image_id, open_image
 
 _AS_THEY_ARE = {"JPEG", "PNG", "WEBP"}  # what every browser shows
+_METADATA = {"exif", "xmp", "XML:com.adobe.xmp"}  # may turn the picture, and say where it was taken
 _THUMBNAIL = (168, 112)
 
 
@@ -28,13 +29,14 @@ class Picture:
 
     @classmethod
     def open(cls, name: str, data: bytes, max_bytes: int, max_side: int) -> Self:
-        """From an uploaded file, without its EXIF: nobody is told where a photo was taken.
+        """From an uploaded file, without its metadata: nobody is told where a photo was taken.
 
         Raises `ImageError` if it is no image, or too large.
         """
         image = open_image(data, max_bytes)
         with Image.open(io.BytesIO(data)) as original:
-            ready = original.format in _AS_THEY_ARE and original.mode in ("RGB", "L") and "exif" not in original.info
+            plain = original.format in _AS_THEY_ARE and original.mode in ("RGB", "L")
+            ready = plain and not getattr(original, "is_animated", False) and not _METADATA & original.info.keys()
         if not ready or max(image.size) > max_side:
             image.thumbnail((max_side, max_side))
             data = _webp(image)

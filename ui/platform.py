@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import secrets
 from collections.abc import Callable
 
 import grpc
@@ -35,7 +37,7 @@ def connect(model: str = "", timeout: float = QUICK_SECONDS) -> FerretClient:
         model=model,
         timeout=timeout,
         credentials=grpc.ssl_channel_credentials(certificate) if settings.tls else None,
-        token=os.environ.get("FERRET_TOKEN"),
+        token=os.environ.get("FERRET_TOKEN", "").strip() or None,
     )
 
 
@@ -46,15 +48,23 @@ def served_models() -> list[str]:
 
 
 def ask(session: Session, question: str, position: int | None = None) -> None:
-    """Asks the conversation on the page, or queues the question until the answer before has come."""
+    """Asks the conversation on the page, or queues the question until the answer before has come.
+
+    Nothing is asked twice because somebody clicked twice.
+    """
     chat, question = session.chat, question.strip()
+    if not question:
+        return
     if chat.busy:
-        chat.queue.append(question)
-    elif question:
-        session.editing = False
-        client = connect(_model(), load_settings().timeout)
-        sampling = {name: st.session_state[name] for name in SAMPLING}
-        chat.ask(question, client, position=position, present=_browser_present(), **sampling)
+        if position is None and question not in (chat.turns[-1].question, *chat.queue):
+            chat.queue.append(question)
+        return
+    session.editing = False
+    sampling = {name: st.session_state[name] for name in SAMPLING}
+    if sampling["seed"] is None:
+        sampling["seed"] = secrets.randbelow(2**31)
+    client = connect(_model(), load_settings().timeout)
+    chat.ask(question, client, position=position, present=_browser_present(), **sampling)
 
 
 def _model() -> str:
@@ -71,3 +81,8 @@ def _browser_present() -> Callable[[], bool]:
     if not context or not exists():
         return lambda: True
     return lambda: get_instance().is_active_session(context.session_id)
+
+
+def as_text(words: str) -> str:
+    """Markdown that shows just these words: names, questions and errors come from all over the world."""
+    return re.sub(r"([^\w\s]|_)", r"\\\1", words)

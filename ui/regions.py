@@ -36,7 +36,8 @@ def _region(kind: str, points: list[tuple[float, float]], width: Any, size: Imag
             return Point(*points[0])
         case "box":
             (x1, y1), (x2, y2) = points[:2]
-            return Box(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
+            x1, x2, y1, y2 = min(x1, x2), max(x1, x2), min(y1, y2), max(y1, y2)
+            return Box(min(x1, size.width - 1), min(y1, size.height - 1), x2, y2)  # covers a pixel at least
         case "polygon":
             return Polygon(tuple(points))
         case "scribble":

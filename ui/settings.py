@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field
+from pydantic import Field, FilePath, model_validator
 
 from ferret_core.images import MAX_BYTES
 from services.client import DEFAULT_SERVER
@@ -22,13 +22,13 @@ class UISettings(Settings):
     """HOST:PORT of the platform's gRPC."""
     tls: bool = False
     """Whether the platform is behind TLS."""
-    tls_certificate: Path | None = None
+    tls_certificate: FilePath | None = None
     """PEM of the authority that signed the platform's certificate; by default those the system trusts."""
     timeout: float = Field(300, gt=0)
     """Seconds an answer may take."""
     max_image_bytes: int = Field(MAX_BYTES, ge=1)
     """Largest picture that can be opened."""
-    max_image_side: int = Field(2048, ge=64)
+    max_image_side: int = Field(2048, ge=64, le=8192)
     """Larger pictures are scaled down to this many pixels, once."""
     max_regions: int = Field(64, ge=1)
     """Most regions on a picture; the platform has a limit of its own."""
@@ -38,6 +38,12 @@ class UISettings(Settings):
     """Most tokens of an answer before somebody sets it."""
     examples: Path = Path(__file__).parent / "example_pictures"
     """Directory of pictures to try, with an examples.json."""
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if self.tls_certificate and not self.tls:
+            raise ValueError("tls_certificate: only with tls: true")
+        return self
 
     @classmethod
     def from_environment(cls) -> Self:

@@ -594,7 +594,7 @@ def test_behind_a_path_prefix_and_a_tls_proxy(browser, platform, tmp_path):
 def test_no_platform(browser):
     """Says what is wrong and what to do; nothing is lost."""
     with serve_page(f"localhost:{free_port()}") as address, tab(browser, address) as page:
-        expect(page.get_by_test_id("stAlert").first).to_contain_text("start one with ferret up")
+        expect(page.get_by_test_id("stAlert").first).to_contain_text("start one with `ferret up`")
         use(page, "box")
         drag(page, (10, 10), (90, 90))
         ask(page, "What is [region0]?")

@@ -1,6 +1,7 @@
 """The page's logic, without a browser and without a platform: Streamlit's AppTest and a client that says what it is told to."""
 
 import queue
+import re
 import time
 from pathlib import Path
 
@@ -127,6 +128,11 @@ def press(app, label):
     return run(app)
 
 
+def words(alert):
+    """What people read: Markdown's escapes are not shown."""
+    return re.sub(r"\\(\W|_)", r"\1", alert.value)
+
+
 def ask(app, question):
     app.chat_input[0].set_value(question)
     return run(app)
@@ -149,7 +155,7 @@ def test_it_opens_with_something_to_try(platform):
 def test_a_follow_up_goes_on_with_the_conversation(platform):
     app = settle(ask(open_app(), "one"))
     settle(ask(app, "two"))
-    assert [(s.request["conversation"], s.request["turn"]) for s in platform.streams] == [("id1", 0), ("id1", 1)]
+    assert [(s.request["conversation"], s.request["turn"]) for s in platform.streams] == [("id1", None), ("id1", None)]
     assert len(platform.created) == 1
 
 
@@ -164,6 +170,37 @@ def test_questions_sent_too_early_wait_their_turn(platform):
     assert [turn.question for turn in chat(app).turns] == ["one", "two", "three"]
 
 
+def test_nothing_is_asked_twice(platform):
+    platform.script = []
+    app = ask(ask(ask(open_app(), "one"), "one"), "two")
+    app = ask(app, "two")
+    assert chat(app).queue == ["two"]
+    app = press(app, "Next: two")
+    assert chat(app).queue == []
+    platform.streams[0].events.put(TextDelta("yes"))
+    platform.streams[0].events.put(DONE)
+    app = press(settle(app), "Retry")
+    assert len(chat(app).turns) == 1
+    assert len(platform.streams) == 2
+
+
+def test_stop_forgets_what_was_to_come(platform):
+    platform.script = []
+    app = press(ask(ask(open_app(), "one"), "two"), "Stop")
+    assert [turn.state for turn in chat(app).turns] == ["stopped"]
+    assert chat(app).queue == []
+
+
+def test_what_is_gone_and_not_mentioned_is_not_sent(platform):
+    app = settle(ask(open_app(), "What is [region0]?"))
+    chat(app).draw({5: Box(1, 2, 3, 4)})
+    app = settle(ask(app, "two"))
+    assert sorted(platform.streams[-1].request["regions"]) == [0, 5]
+    chat(app).draw({})
+    settle(ask(app, "three"))
+    assert sorted(platform.streams[-1].request["regions"]) == [0]
+
+
 def test_stop_keeps_what_has_come(platform):
     platform.script = [TextDelta("It is")]
     app = ask(open_app(), "one")
@@ -173,7 +210,7 @@ def test_stop_keeps_what_has_come(platform):
     assert (turn.answer, turn.state) == ("It is", "stopped")
     platform.script = [DONE]
     settle(ask(app, "two"))
-    assert platform.streams[1].request["turn"] == 1
+    assert platform.streams[1].request["turn"] is None
 
 
 def test_retry_and_edit_replace_the_turn(platform):
@@ -182,7 +219,7 @@ def test_retry_and_edit_replace_the_turn(platform):
     app = press(app, "Edit")
     app.text_area[0].set_value("other")
     app = settle(press(app, "Ask"))
-    assert [(s.request["question"], s.request["turn"]) for s in platform.streams] == [("one", 0), ("one", 0), ("other", 0)]
+    assert [(s.request["question"], s.request["turn"]) for s in platform.streams] == [("one", None), ("one", 0), ("other", 0)]
     app = press(app, "Edit")
     assert not press(app, "Cancel").text_area
     assert len(chat(app).turns) == 1
@@ -191,7 +228,7 @@ def test_retry_and_edit_replace_the_turn(platform):
 def test_errors_say_what_to_do_and_can_be_tried_again(platform):
     platform.script = [ServerError(None, "RESOURCE_EXHAUSTED: the platform is busy; try again in a few seconds")]
     app = settle(ask(open_app(), "one"))
-    assert "try again in a few seconds" in app.error[0].value
+    assert "try again in a few seconds" in words(app.error[0])
     platform.script = [TextDelta("yes"), DONE]
     app = settle(press(app, "Retry"))
     assert not app.error
@@ -210,9 +247,9 @@ def test_a_platform_that_forgot_is_told_again(platform):
 def test_no_platform(platform):
     platform.down = True
     app = open_app()
-    assert "start one with `ferret up`" in app.warning[0].value
+    assert "start one with `ferret up`" in words(app.warning[0])
     app = settle(ask(app, "one"))
-    assert "no platform answers" in app.error[0].value
+    assert "no platform answers" in words(app.error[0])
     platform.down = False
     assert not settle(press(app, "Retry")).error
 
@@ -224,6 +261,24 @@ def test_ratings_reach_the_platform(platform):
     app.text_input[0].set_value("wrong")
     app = run(app)
     assert platform.ratings == [("id1", 0, "down", ""), ("id1", 0, "down", "wrong")]
+
+
+def test_another_seed_each_time(platform):
+    app = settle(ask(open_app(), "one"))
+    settle(press(app, "Retry"))
+    assert platform.streams[0].request["sampling"]["seed"] != platform.streams[1].request["sampling"]["seed"]
+
+
+def test_an_unknown_model_does_not_lose_the_conversation(platform):
+    app = settle(ask(open_app(), "one"))
+    platform.scripts = [[NotFoundError(None, "model: no model 'x'")]]
+    settle(ask(app, "two"))
+    assert len(platform.created) == 1
+
+
+def test_names_from_elsewhere_are_not_markdown(platform):
+    app = open_app(conversation="x' ![t](https://example.org/p.png) [Log in](https://example.org) __y__")
+    assert re.search(r"(?<!\\)[\[\]_!]", app.error[0].value) is None
 
 
 def test_settings_reach_the_platform(platform):
@@ -260,12 +315,12 @@ def test_a_permalink_reopens_its_conversation(platform):
     assert app.text_input[0].value == "good"
     settle(ask(app, "two"))
     assert platform.streams[0].request["conversation"] == "abc"
-    assert platform.streams[0].request["turn"] == 1
+    assert platform.streams[0].request["turn"] is None  # at the end, whoever else has gone on meanwhile
 
 
 def test_a_stale_permalink(platform):
     app = open_app(conversation="gone")
-    assert "no conversation 'gone'" in app.error[0].value
+    assert "no conversation 'gone'" in words(app.error[0])
     assert "conversation" not in app.query_params
     assert not run(app).error
 
@@ -274,6 +329,6 @@ def test_a_permalink_while_the_platform_is_away(platform):
     platform.kept["abc"] = Conversation("abc", "sha256:0", FIRST.picture.size, {}, ())
     platform.down = True
     app = open_app(conversation="abc")
-    assert "could not be opened yet" in app.error[0].value
+    assert "could not be opened yet" in words(app.error[0])
     platform.down = False
     assert chat(press(app, "Try again")).id == "abc"

@@ -53,6 +53,19 @@ def test_photos_are_turned_once():
     assert seen.getpixel((100, 50))[0] > 200 > 50 > seen.getpixel((100, 250))[0]
 
 
+def test_photos_turned_by_xmp():
+    xmp = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+        <rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>"""
+    picture = open_picture(encode(Image.new("RGB", (300, 200), "teal"), "JPEG", xmp=xmp))
+    assert Image.open(io.BytesIO(picture.data)).size == picture.size  # browsers, which do not read XMP, see the same
+
+
+def test_of_a_moving_picture_the_first_is_kept():
+    frames = [Image.new("RGB", (300, 200), color) for color in ("teal", "red")]
+    data = encode(frames[0], "WEBP", save_all=True, append_images=frames[1:])
+    assert not getattr(Image.open(io.BytesIO(open_picture(data).data)), "is_animated", False)
+
+
 def test_nobody_is_told_where_a_photo_was_taken():
     exif = Image.Exif()
     exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] = (47.0, 22.0, 0.0)

@@ -28,8 +28,9 @@ def test_what_is_outside_is_clamped():
     items = [
         {"number": 0, "kind": "box", "points": [[150, 90], [-5, 1e9]]},
         {"number": 1, "kind": "scribble", "points": [[1, 1]], "width": 1e9},
+        {"number": 2, "kind": "box", "points": [[200, 10], [200, 20]]},  # would cover nothing
     ]
-    assert regions_from_json(items, SIZE, 8) == {0: Box(0, 90, 150, 100), 1: Scribble(((1, 1),), 200)}
+    assert regions_from_json(items, SIZE, 8) == {0: Box(0, 90, 150, 100), 1: Scribble(((1, 1),), 200), 2: Box(199, 10, 200, 20)}
 
 
 @pytest.mark.parametrize(

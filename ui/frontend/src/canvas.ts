@@ -7,7 +7,7 @@
 
 import type { FrontendState } from "@streamlit/component-v2-lib"
 import {
-  Brush, Maximize, MousePointer2, Pentagon, Redo2, Square, Target, Trash2, Undo2, X, ZoomIn, ZoomOut,
+  Brush, Maximize, Minus, MousePointer2, Pentagon, Plus, Redo2, Square, Target, Trash2, Undo2, X,
 } from "lucide"
 import { component, type Report } from "./component"
 import { html, icon, svg } from "./dom"
@@ -43,17 +43,17 @@ interface State extends FrontendState {
 }
 
 type Gesture =
-  | { type: "draw" | "polygon"; draft: Region }
+  | { type: "draw" }
   | { type: "edit"; region: Region; points: readonly Point[]; from: Point; handle: number }
   | { type: "pan"; from: Point }
   | { type: "pinch" }
 
 const TOOLS = {
-  select: { key: "v", icon: MousePointer2, hint: "Click a region to move, reshape or delete it; drag the picture when zoomed in." },
+  select: { key: "v", icon: MousePointer2, hint: "Click a region to move, reshape or delete it." },
   point: { key: "p", icon: Target, hint: "Click what you mean." },
   box: { key: "b", icon: Square, hint: "Drag from one corner to the opposite one." },
   scribble: { key: "s", icon: Brush, hint: "Paint over what you mean; [ and ] change the brush." },
-  polygon: { key: "g", icon: Pentagon, hint: "Click the corners; double-click, Enter or the first corner closes." },
+  polygon: { key: "g", icon: Pentagon, hint: "Click the corners; double-click or Enter closes." },
 } as const satisfies Record<Tool, { key: string; icon: unknown; hint: string }>
 
 const TOOL_NAMES = Object.keys(TOOLS) as Tool[]
@@ -71,6 +71,7 @@ class Canvas {
   private selected: number | null = null
   private chosen: Phrase | null = null
   private gesture: Gesture | null = null
+  private draft: Region | null = null // being drawn; a polygon through several gestures
   private readonly pointers = new Map<number, Point>() // on the screen
   private view = new View({ width: 1, height: 1 })
 
@@ -89,20 +90,20 @@ class Canvas {
     this.button(`${tool} (${TOOLS[tool].key.toUpperCase()})`, TOOLS[tool].icon, () => this.use(tool)),
   )
   private readonly brushSlider = html("input", {
-    type: "range", min: THINNEST, max: THICKEST, "aria-label": "Brush width", title: "Brush width ([ and ])",
+    type: "range", min: THINNEST, max: THICKEST, "aria-label": "Brush width",
     oninput: () => this.setBrush(Number(this.brushSlider.value)),
   })
   private readonly undoButton = this.button("Undo (Ctrl+Z)", Undo2, () => this.undo())
   private readonly redoButton = this.button("Redo (Ctrl+Shift+Z)", Redo2, () => this.redo())
   private readonly clearButton = this.button("Delete all regions", Trash2, () => this.clear())
-  private readonly zoomOutButton = this.button("Zoom out (-)", ZoomOut, () => this.zoom(1 / ZOOM_STEP))
+  private readonly zoomOutButton = this.button("Zoom out (-)", Minus, () => this.zoom(1 / ZOOM_STEP))
   private readonly fitButton = this.button("Whole picture (0)", Maximize, () => this.fit())
   private readonly toolbar = html(
     "div",
     { class: "toolbar", role: "toolbar", "aria-label": "Drawing tools" },
     ...this.toolButtons, this.brushSlider, html("span", { class: "gap" }),
     this.undoButton, this.redoButton, this.clearButton, html("span", { class: "gap" }),
-    html("span", { class: "zoom" }, this.zoomOutButton, this.button("Zoom in (+)", ZoomIn, () => this.zoom(ZOOM_STEP)), this.fitButton),
+    html("span", { class: "zoom" }, this.zoomOutButton, this.button("Zoom in (+)", Plus, () => this.zoom(ZOOM_STEP)), this.fitButton),
   )
   private readonly cleanUp: (() => void)[]
 
@@ -120,14 +121,14 @@ class Canvas {
     this.stage.addEventListener("dblclick", () => this.closePolygon(), listen)
     this.stage.addEventListener("wheel", event => this.wheel(event), { ...listen, passive: false })
     root.addEventListener("keydown", event => this.keyDown(event), listen)
-    document.addEventListener("paste", event => openPicture(event.clipboardData) && event.preventDefault(), listen)
-    root.addEventListener("dragover", event => event.preventDefault(), listen)
-    root.addEventListener("drop", event => openPicture(event.dataTransfer) && event.preventDefault(), listen)
+    document.addEventListener("paste", event => this.take(event, event.clipboardData), listen)
+    document.addEventListener("dragover", event => event.preventDefault(), listen)
+    document.addEventListener("drop", event => this.take(event, event.dataTransfer), listen)
     this.cleanUp = [
       () => resized.disconnect(),
       () => left.abort(),
       page.on("pictures", () => this.showPicture()),
-      page.on("boxes", () => this.draw()),
+      page.on("boxes", () => this.boxesChanged()),
       page.on("hover", () => this.draw()),
       page.on("choose", phrase => this.choose(phrase)),
     ]
@@ -156,7 +157,7 @@ class Canvas {
     if (handedOut) {
       this.regions = new History(data.regions)
       this.next = data.next
-      this.selected = this.chosen = this.gesture = null
+      this.selected = this.chosen = this.gesture = this.draft = null
     }
     this.draw()
   }
@@ -183,13 +184,14 @@ class Canvas {
 
   private use(tool: Tool): void {
     this.tool = tool
-    this.gesture = null
+    this.gesture = this.draft = null
     this.say(TOOLS[tool].hint)
     if (this.data) this.draw()
   }
 
   private undo(): void {
-    if (this.regions.undo()) this.changed("undone")
+    if (this.draft?.kind === "polygon") this.removeVertex()
+    else if (this.regions.undo()) this.changed("undone")
   }
 
   private redo(): void {
@@ -207,13 +209,12 @@ class Canvas {
 
   private add(shapes: Omit<Region, "number">[]): void {
     if (this.regions.now.length + shapes.length > this.data.limit) {
-      this.gesture = null
       this.say(`At most ${this.data.limit} regions: delete one first.`)
       return this.draw()
     }
     const added = shapes.map(shape => ({ ...shape, number: this.next++ })) // numbers are never used again: texts mention them
     this.selected = added.at(-1)!.number
-    this.commit([...this.regions.now, ...added], `[region${this.selected}] added: click its chip to ask about it`)
+    this.commit([...this.regions.now, ...added], `[region${this.selected}] added: click its name to ask about it`)
   }
 
   private replace(region: Region, done: string): void {
@@ -233,6 +234,11 @@ class Canvas {
     this.draw()
   }
 
+  private boxesChanged(): void {
+    this.chosen = page.phrase(this.chosen?.id) // with its present boxes, if it is still there
+    if (this.data) this.draw()
+  }
+
   private promote(phrase: Phrase): void {
     this.chosen = null
     this.add(phrase.boxes.map(([x1, y1, x2, y2]) => ({ kind: "box", points: box([x1, y1], [x2, y2]) })))
@@ -246,6 +252,11 @@ class Canvas {
   private fit(): void {
     this.view.fit()
     this.draw()
+  }
+
+  /** A picture that was pasted or dropped; the uploader takes what falls on itself. */
+  private take(event: Event, transfer: DataTransfer | null): void {
+    if (!event.defaultPrevented && openPicture(transfer)) event.preventDefault()
   }
 
   private say(words: string): void {
@@ -270,7 +281,7 @@ class Canvas {
     this.pointers.set(event.pointerId, screen)
     this.stage.focus({ preventScroll: true })
     this.stage.setPointerCapture(event.pointerId)
-    if (this.pointers.size === 2) this.gesture = { type: "pinch" }
+    if (this.pointers.size === 2) this.beginPinch()
     else if (event.button === 1) this.gesture = { type: "pan", from: screen }
     else if (event.button === 0) this.begin(this.place(screen), screen, event.target as Element)
     if (event.pointerType !== "touch" || this.gesture) event.preventDefault()
@@ -281,11 +292,19 @@ class Canvas {
     if (this.tool === "select") return this.grab(place, screen, target)
     if (this.tool === "polygon") return this.addVertex(place)
     const points = this.tool === "box" ? [place, place] : [place]
-    this.gesture = { type: "draw", draft: { number: this.next, kind: this.tool, points, width: this.brushWidth } }
+    this.gesture = { type: "draw" }
+    this.draft = { number: this.next, kind: this.tool, points, width: this.brushWidth }
+  }
+
+  /** What the first of two fingers began was not meant. */
+  private beginPinch(): void {
+    if (this.draft?.kind === "polygon") this.removeVertex()
+    else this.draft = null
+    this.gesture = { type: "pinch" }
   }
 
   private get brushWidth(): number | undefined {
-    return this.tool === "scribble" ? Math.round(this.brush * this.scale * 10) / 10 : undefined
+    return this.tool === "scribble" ? Math.max(1, Math.round(this.brush * this.scale * 10) / 10) : undefined
   }
 
   private grab(place: Point, screen: Point, target: Element): void {
@@ -303,19 +322,28 @@ class Canvas {
   }
 
   private addVertex(place: Point): void {
-    const draft = this.gesture?.type === "polygon" ? this.gesture.draft : null
     const near = 14 * this.scale
-    if (draft && draft.points.length > 2 && distance(place, draft.points[0]!) < near) return this.closePolygon()
-    const points = [...(draft?.points ?? []), place]
-    this.gesture = { type: "polygon", draft: { number: this.next, kind: "polygon", points } }
+    const points = this.draft?.points ?? []
+    if (points.length > 2 && distance(place, points[0]!) < near) return this.closePolygon()
+    this.draft = { number: this.next, kind: "polygon", points: [...points, place] }
+  }
+
+  private removeVertex(): void {
+    const points = this.draft!.points.slice(0, -1)
+    this.draft = points.length ? { ...this.draft!, points } : null
+    this.draw()
   }
 
   private pointerMove(event: PointerEvent): void {
     const screen: Point = [event.clientX, event.clientY]
     const before = this.pointers.get(event.pointerId)
     const place = this.place(screen)
-    const gesture = this.gesture
-    if (!gesture) return page.hover(this.under(place))
+    const { gesture, draft } = this
+    if (!gesture) {
+      page.hover(this.under(place))
+      if (draft) this.drawDraft(place)
+      return
+    }
     if (gesture.type === "pinch" && before) this.pinch(event.pointerId, before, screen)
     if (before) this.pointers.set(event.pointerId, screen)
     if (gesture.type === "pan") {
@@ -325,9 +353,8 @@ class Canvas {
       const { region, from, handle } = gesture
       const [dx, dy] = [place[0] - from[0], place[1] - from[1]]
       gesture.points = handle < 0 ? move(region.points, dx, dy, this.data.size) : reshape(region, handle, place)
-      return this.drawRegions(this.regions.now.map(other => (other === region ? { ...region, points: gesture.points } : other)))
-    } else if (gesture.type === "draw") {
-      const { draft } = gesture
+      return this.drawRegions()
+    } else if (gesture.type === "draw" && draft) {
       if (draft.kind === "point") draft.points = [place]
       else if (draft.kind === "box") draft.points = [draft.points[0]!, place]
       else {
@@ -335,7 +362,7 @@ class Canvas {
         draft.points = [...draft.points, ...(passed.length ? passed : [event]).map(e => this.place([e.clientX, e.clientY]))]
       }
       return this.drawDraft()
-    } else if (gesture.type === "polygon") return this.drawDraft(place)
+    }
     this.draw()
   }
 
@@ -350,18 +377,19 @@ class Canvas {
   private pointerUp(event: PointerEvent): void {
     this.pointers.delete(event.pointerId)
     const gesture = this.gesture
-    if (gesture?.type === "polygon") return // goes on with the next corner
     if (gesture?.type === "pinch" && this.pointers.size) return
     this.gesture = null
     if (gesture?.type === "edit" && gesture.points !== gesture.region.points) {
       const { region, points, handle } = gesture
+      if (region.kind === "box" && !area(bounds(points))) return this.draw()
       return this.replace({ ...region, points }, `[region${region.number}] ${handle < 0 ? "moved" : "reshaped"}`)
     }
-    if (gesture?.type === "draw") this.finish(gesture.draft)
+    if (gesture?.type === "draw" && this.draft) this.finish(this.draft)
     this.draw()
   }
 
   private finish({ kind, points, width }: Region): void {
+    this.draft = null
     if (kind === "box") {
       const [x1, y1, x2, y2] = bounds(points)
       if (Math.min(x2 - x1, y2 - y1) < 3 * this.scale) return this.say(TOOLS.box.hint)
@@ -371,10 +399,10 @@ class Canvas {
   }
 
   private closePolygon(): void {
-    if (this.gesture?.type !== "polygon") return
+    if (this.draft?.kind !== "polygon") return
     const near = 3 * this.scale // a double click is two corners at one place
-    const points = this.gesture.draft.points.filter((point, i, all) => !i || distance(point, all[i - 1]!) > near)
-    this.gesture = null
+    const points = this.draft.points.filter((point, i, all) => !i || distance(point, all[i - 1]!) > near)
+    this.draft = null
     if (points.length > 2) this.add([{ kind: "polygon", points }])
     else this.say("A polygon needs three corners.")
     this.draw()
@@ -383,6 +411,7 @@ class Canvas {
   private pointerCancel(event: PointerEvent): void {
     this.pointers.delete(event.pointerId)
     this.gesture = null
+    if (this.draft?.kind !== "polygon") this.draft = null
     this.draw()
   }
 
@@ -416,10 +445,13 @@ class Canvas {
       if (key === "z") event.shiftKey ? this.redo() : this.undo()
       else if (key === "y") this.redo()
       else return
-    } else if (event.altKey || (slider && arrow)) return
+    } else if (slider && arrow) return
+    else if (event.altKey && arrow && this.selected !== null) this.resize(arrow, event.shiftKey)
+    else if (event.altKey) return
     else if (tool) this.use(tool)
     else if (arrow && this.selected !== null) this.nudge(arrow, event.shiftKey)
     else if (arrow && this.view.zoom > 1 && onStage) this.pan(arrow)
+    else if (key === "backspace" && this.draft?.kind === "polygon") this.removeVertex()
     else if ((key === "delete" || key === "backspace") && this.selected !== null) this.remove(this.selected)
     else if (key === "escape") this.escape()
     else if (key === "enter" && onStage) this.enter()
@@ -438,19 +470,29 @@ class Canvas {
     this.replace({ ...region, points: move(region.points, dx * step, dy * step, this.data.size) }, `[region${region.number}] moved`)
   }
 
+  /** Moves the lower right corner of a box. */
+  private resize([dx, dy]: Point, far: boolean): void {
+    const region = this.regions.now.find(region => region.number === this.selected)!
+    if (region.kind !== "box") return
+    const step = (far ? 10 : 1) * this.scale
+    const [x1, y1, x2, y2] = bounds(region.points)
+    const corner = inside([Math.max(x2 + dx * step, x1 + 1), Math.max(y2 + dy * step, y1 + 1)], this.data.size)
+    this.replace({ ...region, points: [[x1, y1], corner] }, `[region${region.number}] reshaped`)
+  }
+
   private pan([dx, dy]: Point): void {
     this.view.pan(dx * 40 * this.scale, dy * 40 * this.scale)
     this.draw()
   }
 
   private escape(): void {
-    this.gesture = this.selected = this.chosen = null
+    this.gesture = this.draft = this.selected = this.chosen = null
     this.draw()
   }
 
   /** Closes a polygon; otherwise draws without a pointer: a shape in the middle, to be moved with the arrows. */
   private enter(): void {
-    if (this.gesture?.type === "polygon") return this.closePolygon()
+    if (this.draft?.kind === "polygon") return this.closePolygon()
     if (this.tool === "select") return
     const [x, y] = this.view.center
     const [w, h] = [this.view.width / 6, this.view.height / 6]
@@ -477,10 +519,9 @@ class Canvas {
     if (!this.data) return
     this.stage.setAttribute("viewBox", String(this.view))
     this.stage.dataset.tool = this.tool
-    const { length } = this.regions.now
-    this.stage.setAttribute("aria-label", `Picture with ${length} ${length === 1 ? "region" : "regions"}. ${TOOLS[this.tool].hint} Enter draws in the middle, the arrow keys move.`)
+    this.stage.setAttribute("aria-label", `Picture, regions: ${this.regions.now.length}. Enter draws in the middle, arrow keys move.`)
     this.drawPhrases()
-    this.drawRegions(this.regions.now)
+    this.drawRegions()
     this.drawDraft()
     this.drawToolbar()
     this.drawChips()
@@ -494,9 +535,13 @@ class Canvas {
     this.phraseLayer.replaceChildren(...phrases.map(phrase => grounded(phrase, state(phrase), this.scale, this.data.size)))
   }
 
-  private drawRegions(regions: readonly Region[]): void {
-    const { scale } = this
-    const drawn = regions.map(region => {
+  private drawRegions(): void {
+    const { scale, gesture } = this
+    const now = this.regions.now.map(region =>
+      gesture?.type === "edit" && region === gesture.region ? { ...region, points: gesture.points } : region,
+    )
+    now.sort((a, b) => Number(a.number === this.selected) - Number(b.number === this.selected)) // its handles on top
+    const drawn = now.map(region => {
       const color = this.color(region.number)
       const name = `region${region.number}`
       const hot = this.isHot(region.number)
@@ -504,7 +549,6 @@ class Canvas {
       return svg(
         "g",
         { class: `region${hot ? " hot" : ""}`, "data-region": region.number },
-        svg("title", {}, `${name}: ${region.kind}`),
         outline(region, color, scale),
         label(name, bounds(region.points), color, scale, this.data.size),
         ...held.map((point, i) => handle(point, i, color, scale)),
@@ -514,9 +558,8 @@ class Canvas {
   }
 
   private drawDraft(pointer?: Point): void {
-    const gesture = this.gesture
-    if (gesture?.type !== "draw" && gesture?.type !== "polygon") return this.draftLayer.replaceChildren()
-    const { draft } = gesture
+    const { draft } = this
+    if (!draft) return this.draftLayer.replaceChildren()
     const color = this.color(draft.number)
     if (draft.kind !== "polygon") return this.draftLayer.replaceChildren(outline(draft, color, this.scale))
     const rubber = { ...draft, points: pointer ? [...draft.points, pointer] : draft.points }

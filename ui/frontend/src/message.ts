@@ -10,6 +10,7 @@ import { component } from "./component"
 import { html, icon } from "./dom"
 import type { Bounds } from "./geometry"
 import { page, type Phrase } from "./page"
+import { copyText, insertIntoQuestion } from "./streamlit"
 
 interface Part {
   text: string
@@ -31,8 +32,18 @@ interface Data {
 
 class Message {
   private data!: Data
-  private readonly text = html("p", { class: "text" })
-  private readonly footer = html("div", { class: "footer" })
+  private readonly text = html("p", { class: "text", "aria-live": "polite" })
+  private readonly eye = html("button", {
+    type: "button", title: "Show or hide the boxes", onclick: () => page.show(this.data.id, !page.isShown(this.data.id)),
+  })
+  private readonly copied = html("span", { role: "status" })
+  private readonly footer = html(
+    "div",
+    { class: "footer" },
+    this.eye,
+    html("button", { type: "button", title: "Copy the answer", "aria-label": "Copy the answer", onclick: () => this.copy() }, icon(Copy)),
+    this.copied,
+  )
   private readonly cleanUp = [page.on("hover", () => this.highlight()), page.on("boxes", () => this.drawFooter())]
 
   constructor(root: HTMLElement) {
@@ -40,67 +51,62 @@ class Message {
   }
 
   update(data: Data): void {
+    const before = this.data?.parts ?? []
+    const same = (part: Part, i: number) => JSON.stringify(part) === JSON.stringify(before[i])
+    const kept = data.parts.findIndex((part, i) => !same(part, i))
+    const from = kept < 0 ? data.parts.length : kept // what is there already stays, so that it can be clicked
     this.data = data
-    const phrases: Phrase[] = []
-    this.text.replaceChildren(
-      ...data.parts.map(({ text, color = "", region, boxes }, i) => {
-        if (region !== undefined) return this.chip(`region${region}`, text, color)
-        if (!boxes) return text
-        const phrase = { id: `${data.id}:${i}`, text, color, boxes }
-        phrases.push(phrase)
-        return this.chip(phrase.id, text || "box", color, phrase)
-      }),
-    )
-    page.ground(data.id, phrases)
+    while (this.text.childNodes.length > from) this.text.lastChild!.remove()
+    this.text.append(...data.parts.slice(from).map((part, i) => this.draw(part, from + i)))
+    page.ground(data.id, data.parts.flatMap((part, i) => this.phrase(part, i) ?? []))
     this.drawFooter()
   }
 
   close(): void {
     for (const clean of this.cleanUp) clean()
-    page.ground(this.data.id, null)
+    page.ground(this.data.id, [])
   }
 
-  private chip(id: string, text: string, color: string, phrase?: Phrase): HTMLElement {
-    return html(
-      "button",
-      {
-        type: "button",
-        class: `chip ${page.hovered === id ? "hot" : ""}`,
-        "data-id": id,
-        style: `--color:${color}`,
-        title: phrase && phrase.boxes.map(box => box.map(Math.round).join(", ")).join("; "),
-        onpointerenter: () => page.hover(id),
-        onpointerleave: () => page.hover(null),
-        onfocus: () => page.hover(id),
-        onblur: () => page.hover(null),
-        onclick: () => phrase && page.emit("choose", phrase),
-      },
-      text,
-    )
+  private phrase({ text, color = "", boxes }: Part, i: number): Phrase | undefined {
+    return boxes && { id: `${this.data.id}:${i}`, text, color, boxes }
+  }
+
+  private draw(part: Part, i: number): Node {
+    const { text, color = "", region } = part
+    const phrase = this.phrase(part, i)
+    if (region !== undefined) return this.chip(`region${region}`, text, color, () => insertIntoQuestion(text))
+    if (!phrase) return document.createTextNode(text)
+    const title = phrase.boxes.map(box => box.map(Math.round).join(", ")).join("; ")
+    return this.chip(phrase.id, text || "box", color, () => page.emit("choose", page.phrase(phrase.id) ?? phrase), title)
+  }
+
+  private chip(id: string, text: string, color: string, onclick: () => void, title?: string): HTMLElement {
+    const enter = () => page.hover(id)
+    const leave = () => page.hover(null)
+    const over = { onpointerenter: enter, onpointerleave: leave, onfocus: enter, onblur: leave }
+    const hot = page.hovered === id ? " hot" : ""
+    return html("button", { type: "button", class: `chip${hot}`, "data-id": id, style: `--color:${color}`, title, onclick, ...over }, text)
   }
 
   private highlight(): void {
     for (const chip of this.text.querySelectorAll<HTMLElement>(".chip")) chip.classList.toggle("hot", chip.dataset.id === page.hovered)
   }
 
+  /** Built anew only when it says something else, so that it can be clicked and keeps the keyboard's focus. */
   private drawFooter(): void {
-    const { id, parts, copy: text } = this.data
+    const { id, parts, copy } = this.data
     const count = parts.reduce((sum, { boxes }) => sum + (boxes?.length ?? 0), 0)
     const shown = page.isShown(id)
-    const words = `${count} ${count === 1 ? "box" : "boxes"}`
-    const toggle = html(
-      "button",
-      { type: "button", "aria-pressed": String(shown), title: `${shown ? "Hide" : "Show"} ${words}`, onclick: () => page.show(id, !shown) },
-      icon(shown ? Eye : EyeOff), words,
-    )
-    const copy = html("button", { type: "button", title: "Copy the answer", "aria-label": "Copy the answer", onclick: () => this.copy(copy) }, icon(Copy))
-    this.footer.replaceChildren(...(text === null ? [] : count ? [toggle, copy] : [copy]))
+    this.eye.replaceChildren(icon(shown ? Eye : EyeOff), `${count} ${count === 1 ? "box" : "boxes"}`)
+    this.eye.setAttribute("aria-pressed", String(shown))
+    this.eye.hidden = !count
+    this.footer.hidden = copy === null
   }
 
-  private async copy(button: HTMLElement): Promise<void> {
-    await navigator.clipboard.writeText(this.data.copy ?? "")
-    button.append("copied")
-    setTimeout(() => this.drawFooter(), 1500)
+  private async copy(): Promise<void> {
+    await copyText(this.data.copy ?? "")
+    this.copied.textContent = "copied"
+    setTimeout(() => (this.copied.textContent = ""), 1500)
   }
 }
 

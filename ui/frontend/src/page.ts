@@ -47,10 +47,15 @@ class Page {
   }
 
   /** What a message grounds; nothing withdraws it. */
-  ground(message: string, phrases: Phrase[] | null): void {
-    if (phrases?.length) this.messages.set(message, phrases)
+  ground(message: string, phrases: Phrase[]): void {
+    if (JSON.stringify(phrases) === JSON.stringify(this.messages.get(message) ?? [])) return
+    if (phrases.length) this.messages.set(message, phrases)
     else this.messages.delete(message)
     this.emit("boxes")
+  }
+
+  phrase(id: string | undefined): Phrase | null {
+    return [...this.messages.values()].flat().find(phrase => phrase.id === id) ?? null
   }
 
   show(message: string, on: boolean): void {

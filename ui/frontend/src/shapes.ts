@@ -27,17 +27,21 @@ export function handles({ kind, points }: Region): readonly Point[] {
 }
 
 export function handle([x, y]: Point, index: number, color: string, scale: number): SVGElement {
-  const side = 10 * scale
-  const place = { x: x - side / 2, y: y - side / 2, width: side, height: side }
-  return svg("rect", { class: "handle", "data-handle": index, ...place, rx: 2 * scale, stroke: color, "stroke-width": 1.5 * scale })
+  const square = (side: number) => ({ x: x - side / 2, y: y - side / 2, width: side, height: side })
+  return svg(
+    "g",
+    { class: "handle" },
+    svg("rect", { ...square(10 * scale), rx: 2 * scale, fill: "#fff", stroke: color, "stroke-width": 1.5 * scale }),
+    svg("rect", { ...square(26 * scale), "data-handle": index, fill: "transparent" }), // for fingers
+  )
 }
 
-export function grounded({ id, text, color, boxes }: Phrase, state: string, scale: number, size: Size): SVGElement {
+export function grounded({ text, color, boxes }: Phrase, state: string, scale: number, size: Size): SVGElement {
   const rectangles = boxes.map(([x1, y1, x2, y2]) =>
     svg("rect", { x: x1, y: y1, width: x2 - x1, height: y2 - y1, rx: 3 * scale, stroke: color, fill: color, "stroke-width": 2.5 * scale }),
   )
   const labels = boxes.map(box => label(text, box, color, scale, size, true))
-  return svg("g", { class: `phrase ${state}`, "data-phrase": id }, ...rectangles, ...(text ? labels : []))
+  return svg("g", { class: `phrase ${state}` }, ...rectangles, ...(text ? labels : []))
 }
 
 /** Words on a patch of colour, above or below a box, inside the image. */

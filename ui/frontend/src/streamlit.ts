@@ -5,7 +5,7 @@ const find = <T extends Element>(id: string) => document.querySelector<T>(`[data
 /** Puts a word at the caret of the chat box, or on the clipboard if there is none. */
 export function insertIntoQuestion(word: string): void {
   const input = find<HTMLTextAreaElement>("stChatInputTextArea")
-  if (!input || input.disabled) return void navigator.clipboard?.writeText(word)
+  if (!input || input.disabled) return void copyText(word)
   const { value, selectionStart: start, selectionEnd: end } = input
   const before = value.slice(0, start)
   const after = value.slice(end)
@@ -17,8 +17,19 @@ export function insertIntoQuestion(word: string): void {
   input.setSelectionRange(text.length, text.length)
 }
 
-/** Hands a pasted or dropped image file to the uploader; false if there is none. */
+/** Also without the clipboard that browsers keep from pages on plain HTTP. */
+export async function copyText(text: string): Promise<void> {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text)
+  const area = document.body.appendChild(document.createElement("textarea"))
+  area.value = text
+  area.select()
+  document.execCommand("copy")
+  area.remove()
+}
+
+/** Hands a pasted or dropped image file to the uploader; false if there is none, or words that come with a picture of themselves. */
 export function openPicture(transfer: DataTransfer | null): boolean {
+  if (transfer?.types.includes("text/plain")) return false
   const input = find<HTMLInputElement>("stFileUploaderDropzoneInput")
   const file = [...(transfer?.files ?? [])].find(file => file.type.startsWith("image/"))
   if (!input || !file) return false
