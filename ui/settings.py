@@ -36,6 +36,8 @@ class UISettings(Settings):
     """How varied answers are before somebody sets it: 0 takes the likeliest word."""
     max_new_tokens: int = Field(256, ge=1)
     """Most tokens of an answer before somebody sets it."""
+    seed: int | None = Field(None, ge=0, lt=2**31)
+    """Of the random choices before somebody sets it; by default another for each question."""
     examples: Path = Path(__file__).parent / "example_pictures"
     """Directory of pictures to try, with an examples.json."""
 

@@ -375,7 +375,7 @@ def test_zoom_and_pan_keep_pixels_exact(page, client):
 def babbling(platform, tmp_path_factory):
     """The address of a page whose answers take a minute or more if nothing ends them."""
     config = tmp_path_factory.mktemp("ui") / "ui.yaml"
-    config.write_text("temperature: 5.0\nmax_new_tokens: 1500\n")
+    config.write_text("temperature: 5.0\nmax_new_tokens: 1500\nseed: 0\n")
     with serve_page(platform.server, "--config", str(config)) as address:
         yield address
 
@@ -488,7 +488,7 @@ def test_what_a_model_writes_is_shown_as_text(browser, address, client):
 TRANSFER = """(canvas, [way, bytes]) => {
     const data = new DataTransfer()
     data.items.add(new File([new Uint8Array(bytes)], "photo.jpg", {type: "image/jpeg"}))
-    const options = {clipboardData: data, dataTransfer: data, bubbles: true, cancelable: true}
+    const options = {clipboardData: data, dataTransfer: data, bubbles: true, composed: true, cancelable: true}
     if (way === "paste") document.dispatchEvent(new ClipboardEvent(way, options))
     else canvas.dispatchEvent(new DragEvent(way, options))
 }"""

@@ -121,9 +121,9 @@ class Canvas {
     this.stage.addEventListener("dblclick", () => this.closePolygon(), listen)
     this.stage.addEventListener("wheel", event => this.wheel(event), { ...listen, passive: false })
     root.addEventListener("keydown", event => this.keyDown(event), listen)
-    document.addEventListener("paste", event => this.take(event, event.clipboardData), listen)
+    document.addEventListener("paste", event => openPicture(event, event.clipboardData), listen)
     document.addEventListener("dragover", event => event.preventDefault(), listen)
-    document.addEventListener("drop", event => this.take(event, event.dataTransfer), listen)
+    document.addEventListener("drop", event => openPicture(event, event.dataTransfer), listen)
     this.cleanUp = [
       () => resized.disconnect(),
       () => left.abort(),
@@ -252,11 +252,6 @@ class Canvas {
   private fit(): void {
     this.view.fit()
     this.draw()
-  }
-
-  /** A picture that was pasted or dropped; the uploader takes what falls on itself. */
-  private take(event: Event, transfer: DataTransfer | null): void {
-    if (!event.defaultPrevented && openPicture(transfer)) event.preventDefault()
   }
 
   private say(words: string): void {

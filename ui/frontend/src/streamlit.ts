@@ -27,15 +27,15 @@ export async function copyText(text: string): Promise<void> {
   area.remove()
 }
 
-/** Hands a pasted or dropped image file to the uploader; false if there is none, or words that come with a picture of themselves. */
-export function openPicture(transfer: DataTransfer | null): boolean {
-  if (transfer?.types.includes("text/plain")) return false
+/** Hands a pasted or dropped image to the uploader, unless it falls on that itself, or comes with words it is a picture of. */
+export function openPicture(event: Event, transfer: DataTransfer | null): void {
   const input = find<HTMLInputElement>("stFileUploaderDropzoneInput")
   const file = [...(transfer?.files ?? [])].find(file => file.type.startsWith("image/"))
-  if (!input || !file) return false
+  if (!input || !file || transfer?.types.includes("text/plain")) return
+  if (event.composedPath().includes(input.closest("section") ?? input)) return
   const files = new DataTransfer()
   files.items.add(file)
   input.files = files.files
   input.dispatchEvent(new Event("change", { bubbles: true }))
-  return true
+  event.preventDefault()
 }
