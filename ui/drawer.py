@@ -37,4 +37,5 @@ def sampling() -> None:
     st.slider("Temperature", 0.0, most, settings.temperature, 0.1, key="temperature", help="0 takes the likeliest word.")
     st.slider("Top p", 0.05, 1.0, 1.0, 0.05, key="top_p", help="Only the likeliest words that together have this probability.")
     st.number_input("Most new tokens", 1, value=settings.max_new_tokens, key="max_new_tokens")
-    st.number_input("Seed", 0, 2**31 - 1, settings.seed, key="seed", placeholder="another each time", help="Same seed, same answer.")
+    again = "Same seed, same answer."
+    st.number_input("Seed", 0, 2**31 - 1, settings.seed, key="seed", placeholder="another each time", help=again)
