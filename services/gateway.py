@@ -171,10 +171,8 @@ class Gateway:
             if position > count:
                 raise ValueError(f"turn: must be at most {count}, the number of turns; got {position}")
             del conversation.turns[position:]
-            texts = [request.question, *(text for turn in conversation.turns for text in (turn.question, turn.answer))]
-            mentioned = {number for text in texts for number in mentioned_regions(text)}
-            for number in set(conversation.regions) - mentioned:
-                del conversation.regions[number]
+            if len({*conversation.regions, *request.regions}) > self.settings.max_regions:
+                _forget_unmentioned(conversation, request.question)
             for number, region in request.regions.items():
                 conversation.regions[number].CopyFrom(region)
             self._check_length("conversation_id", conversation.turns, request.question)
@@ -299,6 +297,13 @@ class Gateway:
         length = len(question) + sum(len(turn.question) + len(turn.answer) for turn in turns)
         if length > self.settings.max_text_length:
             raise ValueError(f"{field}: at most {self.settings.max_text_length:,} characters with the question, got {length:,}")
+
+
+def _forget_unmentioned(conversation: pb.Conversation, question: str) -> None:
+    """Makes room for other regions: goes what neither a turn nor the question mentions."""
+    texts = [question, *(text for turn in conversation.turns for text in (turn.question, turn.answer))]
+    for number in set(conversation.regions) - {number for text in texts for number in mentioned_regions(text)}:
+        del conversation.regions[number]
 
 
 def _add(turn: pb.Turn, response: pb.ChatResponse) -> None:

@@ -449,6 +449,7 @@ def test_retry_edit_rate_and_copy(page, client):
     page.get_by_role("button", name="Edit").click()
     page.get_by_role("textbox", name="Question").fill("Is [region0] a waffle?")
     page.get_by_role("button", name="Ask", exact=True).click()
+    expect(page.get_by_role("textbox", name="Question")).to_have_count(0)
     expect(page.get_by_test_id("stChatMessage").first).to_contain_text("a waffle?")
     answered(page)
     (turn,) = conversation(page, client).turns

@@ -9,11 +9,13 @@ from ferret.v1.image_encoder_pb2 import EncodeImageResponse
 
 from ferret_core.data.playground import playground_example
 from ferret_core.engine import Delta
+from ferret_core.geometry import Point
 from ferret_core.images import image_bytes
 from services.errors import CallAbortedError
 from services.gateway import Gateway
 from services.settings import PlatformSettings
 from services.stage_wire import delta_to_proto
+from services.wire import region_to_proto
 
 
 class Decoder:
@@ -177,5 +179,22 @@ def test_limits_hold_for_conversations(tmp_path, limit):
         with pytest.raises(CallAbortedError, match="conversation_id: at most 1"):
             await anext(platform.ask())
         assert platform.turns() == before
+
+    asyncio.run(check())
+
+
+def test_regions_that_nothing_mentions_make_room_for_others(tmp_path):
+    platform = Platform(tmp_path, max_regions=2)
+    point = region_to_proto(Point(5, 5))
+
+    async def check():
+        await platform.create()
+        for numbers in ([0, 1], [2, 3]):
+            platform.decoder.say("So", "stop")
+            async for _ in platform.ask(regions=dict.fromkeys(numbers, point)):
+                pass
+            assert sorted(platform.gateway.conversations.get(platform.id).regions) == numbers
+        with pytest.raises(CallAbortedError, match="regions: at most 2"):
+            await anext(platform.ask(regions=dict.fromkeys([4, 5, 6], point)))
 
     asyncio.run(check())
