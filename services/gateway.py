@@ -26,12 +26,20 @@ from ferret_core.geometry import Region
 from ferret_core.grounding import find_spans
 from ferret_core.images import open_image
 from ferret_core.model import FerretConfig, FerretProcessor
-from ferret_core.prompt import Turn, check_text, mentioned_regions
+from ferret_core.prompt import check_text, mentioned_regions
 from services.errors import NotFoundError, streaming, unary
 from services.settings import PlatformSettings
 from services.stage_wire import delta_from_proto, sampling_from_proto
 from services.stores import ConversationStore, FeedbackLog, ImageStore
-from services.wire import RATINGS_FROM_PROTO, event_to_proto, image_size, region_from_proto, region_to_proto, span_to_proto
+from services.wire import (
+    RATINGS_FROM_PROTO,
+    event_to_proto,
+    image_size,
+    region_from_proto,
+    region_to_proto,
+    span_to_proto,
+    turn_from_proto,
+)
 
 
 class Model:
@@ -273,7 +281,7 @@ class Gateway:
         return prepare_question(
             request.question,
             self._regions(regions),
-            [Turn(turn.question, turn.answer) for turn in history],
+            [turn_from_proto(turn) for turn in history],
             processor=model.processor,
             context_length=model.context_length,
             size=image_size(image),

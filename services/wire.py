@@ -133,6 +133,11 @@ def turn_to_proto(turn: Turn) -> ferret_pb2.Turn:
     return ferret_pb2.Turn(question=turn.question, answer=turn.answer or "")
 
 
+def turn_from_proto(message: ferret_pb2.Turn) -> Turn:
+    """Inverse of `turn_to_proto`."""
+    return Turn(message.question, message.answer)
+
+
 def conversation_from_proto(message: ferret_pb2.Conversation) -> Conversation:
     """A conversation that the platform keeps."""
     return Conversation(

@@ -223,7 +223,6 @@ class Canvas {
 
   private setBrush(width: number): void {
     this.brush = clamp(width, THINNEST, THICKEST)
-    this.brushSlider.value = String(this.brush)
     this.say(`Brush: ${Math.round(this.brush * this.scale)} pixels of the picture.`)
     this.draw()
   }

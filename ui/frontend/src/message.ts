@@ -92,7 +92,7 @@ class Message {
     for (const chip of this.text.querySelectorAll<HTMLElement>(".chip")) chip.classList.toggle("hot", chip.dataset.id === page.hovered)
   }
 
-  /** Built anew only when it says something else, so that it can be clicked and keeps the keyboard's focus. */
+  /** Its buttons stay the same ones, so that they can be clicked and keep the keyboard's focus. */
   private drawFooter(): void {
     const { id, parts, copy } = this.data
     const count = parts.reduce((sum, { boxes }) => sum + (boxes?.length ?? 0), 0)
