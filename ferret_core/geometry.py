@@ -14,6 +14,7 @@ that describe it in a prompt. `to_mask` raises `RegionError` (a `ValueError`) wh
 from __future__ import annotations
 
 import math
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -60,7 +61,7 @@ class _Region(ABC):
             try:
                 object.__setattr__(self, name, to(value))
             except (TypeError, ValueError, OverflowError) as error:
-                raise RegionError(f"{self.kind}: {name} = {value!r}: {error}") from error
+                raise RegionError(f"{self.kind}: {name} = {reprlib.repr(value)}: {error}") from error
 
     @property
     def kind(self) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
+from itertools import islice
 from pathlib import Path
 
 from PIL import ExifTags, Image
@@ -22,6 +24,17 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # by EXIF orientation
+
+# A few bytes each, of which a decoder makes seconds or gigabytes if there are millions. Pictures have a dozen; as data that
+# happen to look like them, thousands of segments and a few comments.
+_MOST = {
+    b"\xff\xd8": (
+        (re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)"), 100, "scans"),  # each is a pass over all pixels
+        (re.compile(rb"\xff[\xe0-\xef\xfe]"), 20_000, "segments"),
+        (re.compile(rb"Exif\0\0"), 100, "EXIF segments"),  # Pillow copies those before with each
+    ),
+    b"GIF8": ((re.compile(rb"\x21\xfe"), 5_000, "comments"),),
+}  # by how a file begins
 
 ImageSource = str | Path | bytes | Image.Image
 
@@ -44,7 +57,7 @@ def open_image(source: ImageSource, max_bytes: int = MAX_BYTES, max_pixels: int 
     """An upright RGB image (EXIF rotation applied) from a path, encoded bytes or a PIL image.
 
     Raises:
-        ImageError: not an image, truncated, too many bytes or pixels, or absurdly shaped.
+        ImageError: not an image, truncated, too many bytes, pixels or parts, or absurdly shaped.
         FileNotFoundError: a path that does not exist.
     """
     if isinstance(source, Image.Image):
@@ -52,6 +65,7 @@ def open_image(source: ImageSource, max_bytes: int = MAX_BYTES, max_pixels: int 
         _check_shape(image, max_pixels)
     else:
         data = read_image_bytes(source, max_bytes)
+        _check_parts(data)
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         except Image.DecompressionBombError as error:
@@ -89,6 +103,14 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # unreadable EXIF: a picture all the same
         turn = None
     return image if turn is None else image.transpose(turn)
+
+
+def _check_parts(data: bytes) -> None:
+    for beginning, limits in _MOST.items():
+        if data.startswith(beginning):
+            for pattern, most, parts in limits:
+                if next(islice(pattern.finditer(data), most, None), None):
+                    raise ImageError(f"image: more than {most:,} {parts}; save it anew without them")
 
 
 def _check_shape(image: Image.Image, max_pixels: int) -> None:

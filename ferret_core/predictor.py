@@ -9,15 +9,17 @@ answer.text, answer.spans[0].phrase, answer.spans[0].box
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ferret_core.answer import Answer, AnswerEvent
 from ferret_core.checkpoint.bundled import DEFAULT, checkpoint_path
 from ferret_core.conversation import AnswerStream, PreparedQuestion, prepare_question
-from ferret_core.engine import Delta, SamplingParams, decode
+from ferret_core.engine import Engine, EngineSettings, Prompt, SamplingParams, ferret_prompt
 from ferret_core.geometry import ImageSize
 from ferret_core.images import ImageSource, open_image
 from ferret_core.model import FerretForConditionalGeneration, FerretProcessor, default_device, default_dtype
@@ -32,6 +34,12 @@ class FerretPredictor:
         self._size: ImageSize | None = None
         self._features: Tensor | None = None
 
+    @cached_property
+    def engine(self) -> Engine:
+        """Decodes; what it knows of earlier questions makes later ones quicker."""
+        settings = EngineSettings(cache_tokens=2 * self.model.config.context_length)
+        return Engine.for_model(self.model, self.processor.tokenizer, settings)
+
     @classmethod
     def from_pretrained(
         cls,
@@ -45,21 +53,19 @@ class FerretPredictor:
         Args:
             name_or_path: which checkpoint.
             device: a CUDA GPU if there is one, else the CPU, by default.
-            dtype: bfloat16 on a GPU, float32 on a CPU, by default.
+            dtype: that of `default_dtype`, by default.
             kwargs: passed to the model's `from_pretrained`, as `attn_implementation="flash_attention_2"`.
         """
         path = checkpoint_path(name_or_path)
         device = torch.device(device or default_device())
-        model = FerretForConditionalGeneration.from_pretrained(path, dtype=dtype or default_dtype(device.type), **kwargs)
+        model = FerretForConditionalGeneration.from_pretrained(path, dtype=dtype or default_dtype(device.type, path), **kwargs)
         return cls(model.to(device), FerretProcessor.from_pretrained(path))
 
-    @torch.inference_mode()
     def set_image(self, image: ImageSource) -> ImageSize:
         """Looks at an image: a path, encoded bytes or a PIL image. Returns its size. Raises `ImageError`."""
         self._features = self._size = None  # a failure must not leave the picture before
         picture = open_image(image)
-        pixels = self.processor.pixel_values([picture]).to(self.model.device, self.model.dtype)
-        self._features = self.model.model.encode_images(pixels)
+        self._features = self.encode_image(picture)
         self._size = ImageSize(*picture.size)
         return self._size
 
@@ -85,27 +91,44 @@ class FerretPredictor:
         if self._features is None or self._size is None:
             raise RuntimeError("call set_image() before asking")
         params = SamplingParams(**sampling)
-        prepared = prepare_question(
+        prepared = self.prepare(question, regions, history, self._size, params.max_new_tokens)
+        # Bound now: the stream goes on about this image even if another one is set meanwhile.
+        stream = AnswerStream(prepared, self._size)
+        deltas = self.engine.stream(self.prompt(prepared, self._features, self._size), params)
+        return (event for delta in deltas for event in stream.feed(delta))
+
+    def prepare(
+        self, question: str, regions: Regions, history: Sequence[Turn], size: ImageSize, max_new_tokens: int
+    ) -> PreparedQuestion:
+        """As `prepare_question`, for this model."""
+        return prepare_question(
             question,
             regions,
             history,
             processor=self.processor,
             context_length=self.model.config.context_length,
-            size=self._size,
-            max_new_tokens=params.max_new_tokens,
+            size=size,
+            max_new_tokens=max_new_tokens,
         )
-        # Bound now: the stream goes on about this image even if another one is set meanwhile.
-        stream = AnswerStream(prepared, self._size)
-        deltas = self._decode(prepared, params, self._features, self._size)
-        return (event for delta in deltas for event in stream.feed(delta))
 
-    def _decode(self, question: PreparedQuestion, params: SamplingParams, features: Tensor, size: ImageSize) -> Iterator[Delta]:
-        model = self.model.model
-        with torch.inference_mode():
-            embedded = None
-            if question.regions:
-                points = [self.processor.region_points(region, size) for region in question.regions]
-                embedded = model.encode_regions(features, torch.stack(points).to(features.device))
-            ids = torch.tensor([question.input_ids], device=features.device)
-            embeddings = model.embed_prompt(ids, features, embedded)
-        return decode(self.model, self.processor.tokenizer, embeddings, params)
+    def prompt(self, question: PreparedQuestion, features: Tensor, size: ImageSize) -> Prompt:
+        """What the engine goes on from.
+
+        Args:
+            question: about one image.
+            features: `(1, N, d)`, the image's.
+            size: the image's, in pixels.
+        """
+        embedded = None
+        if question.regions:
+            with torch.inference_mode():
+                points = [self.processor.region_points(region, size)[None] for region in question.regions]
+                # Each alone: together they would be rounded otherwise.
+                embedded = torch.cat([self.model.model.encode_regions(features, each.to(features.device)) for each in points])
+        return ferret_prompt(self.model, question.input_ids, features, embedded)
+
+    @torch.inference_mode()
+    def encode_image(self, picture: Image.Image) -> Tensor:
+        """Features `(1, N, d)` of a picture."""
+        pixels = self.processor.pixel_values([picture]).to(self.model.device, self.model.dtype)
+        return self.model.model.encode_images(pixels)

@@ -31,8 +31,8 @@ SYSTEM = (
 )
 
 REGION_MENTION = re.compile(r"\[region(\d+)\]")
+BOX_MENTION = re.compile(r"\[box(\d+)\]")
 _ANSWER = re.compile(rf" ASSISTANT:(.*?{re.escape(EOS_TOKEN)})", re.DOTALL)
-_BOX = re.compile(r"\[box(\d+)\]")
 
 
 class PromptError(ValueError):
@@ -59,12 +59,12 @@ def mentioned_regions(text: str) -> list[int]:
 
 def mentioned_boxes(text: str) -> list[int]:
     """Numbers of the `[boxN]` placeholders of `text`, in reading order, repeats included."""
-    return [int(number) for number in _BOX.findall(text)]
+    return [int(number) for number in BOX_MENTION.findall(text)]
 
 
 def write_boxes(text: str, boxes: Sequence[Box], size: ImageSize) -> str:
     """`text` with every `[boxN]` as `[x1, y1, x2, y2]` on the 1000 x 1000 grid: what a model answers."""
-    return _BOX.sub(lambda match: format_bins(boxes[int(match[1])], size), text)
+    return BOX_MENTION.sub(lambda match: format_bins(boxes[int(match[1])], size), text)
 
 
 def answer_ranges(prompt: str) -> list[tuple[int, int]]:
@@ -89,6 +89,30 @@ def check_text(text: str, regions: Mapping[int, Region], name: str) -> None:
             raise PromptError(f"{name}: [region{number}] is not among the regions; known: {known}")
 
 
+def write_turns(turns: Sequence[Turn], has_image: bool) -> str:
+    """The text of a conversation: turns as they are, `<image>` before the first question, and `</s>` after every answer."""
+    text = f"{SYSTEM} "
+    for i, turn in enumerate(turns):
+        image = f"{IMAGE_TOKEN}\n" if has_image and i == 0 else ""
+        text += f"USER: {image}{turn.question} ASSISTANT:"
+        if turn.answer is not None:
+            text += f" {turn.answer}{EOS_TOKEN}"
+    return text
+
+
+def check_turns(turns: Sequence[Turn], regions: Mapping[int, Region]) -> None:
+    """What `build_prompt` asks of turns, whatever the image. Raises `PromptError`."""
+    if not turns or not turns[-1].question.strip():
+        raise PromptError("question: must not be empty")
+    for i, turn in enumerate(turns):
+        last = i == len(turns) - 1
+        if turn.answer is None and not last:
+            raise PromptError(f"history[{i}].answer: every turn but the last needs one")
+        check_text(turn.question, regions, "question" if last else f"history[{i}].question")
+        if turn.answer is not None:
+            check_text(turn.answer, regions, f"history[{i}].answer")
+
+
 def build_prompt(turns: Sequence[Turn], regions: Mapping[int, Region], size: ImageSize | None) -> tuple[str, list[Region]]:
     """The text of a conversation about one image and the regions it mentions.
 
@@ -104,19 +128,8 @@ def build_prompt(turns: Sequence[Turn], regions: Mapping[int, Region], size: Ima
         PromptError: an unknown `[regionN]`, a reserved token, or no question.
         RegionError: a drawn region or a mask that does not fit the image.
     """
-    if not turns or not turns[-1].question.strip():
-        raise PromptError("question: must not be empty")
-    image = f"{IMAGE_TOKEN}\n" if size else ""
-    prompt = f"{SYSTEM} "
-    for i, turn in enumerate(turns):
-        last = i == len(turns) - 1
-        if turn.answer is None and not last:
-            raise PromptError(f"history[{i}].answer: every turn but the last needs one")
-        check_text(turn.question, regions, "question" if last else f"history[{i}].question")
-        prompt += f"USER: {image if i == 0 else ''}{turn.question.strip()} ASSISTANT:"
-        if turn.answer is not None:
-            check_text(turn.answer, regions, f"history[{i}].answer")
-            prompt += f" {turn.answer}{EOS_TOKEN}"
+    check_turns(turns, regions)
+    prompt = write_turns([Turn(turn.question.strip(), turn.answer) for turn in turns], has_image=bool(size))
     mentioned = mentioned_regions(prompt)
     if mentioned and not size:
         raise PromptError("image: regions need an image")

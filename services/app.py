@@ -9,7 +9,7 @@ from services.llm_decoder import LLMDecoder
 from services.region_sampler import RegionSampler
 from services.settings import PlatformSettings
 
-GRPC_SERVICERS = ["ferret.v1.ferret_pb2_grpc.add_FerretServiceServicer_to_server"]
+GRPC_SERVICERS = ["services.listening.add_ferret_service_to_server"]
 
 
 def build(settings: PlatformSettings) -> Application:
@@ -22,4 +22,5 @@ def build(settings: PlatformSettings) -> Application:
         )
         for name, model in settings.models.items()
     }
-    return serve.deployment(Gateway, **settings.gateway.options("gateway")).bind(settings, stages)
+    gateway = serve.ingress()(Gateway)  # answers HTTP besides gRPC
+    return serve.deployment(gateway, **settings.gateway.options("gateway")).bind(settings, stages)

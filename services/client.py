@@ -7,13 +7,17 @@
         answer = ferret.ask("What is [region0]?", [Point(120, 80)], conversation_id=conversation.id)
 
 `AsyncFerretClient` is the same with `await` and `async for`. Failures are `ServerError`s; those that the caller can mend
-are also what the predictor raises: `ValueError` for a bad request, `LookupError` for something unknown.
+are also what the predictor raises: `ValueError` for a bad request, `LookupError` for something unknown. What can be asked
+twice is asked again, for some seconds, while the platform is `UNAVAILABLE`; an answer that has begun is not.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 import grpc
@@ -27,6 +31,7 @@ from ferret_core.images import ImageSource, image_bytes
 from ferret_core.prompt import Regions, Turn, number_regions
 from services.conversation import Conversation, Rating
 from services.settings import GRPC_PORT
+from services.tracing import current_context
 from services.wire import (
     RATINGS_TO_PROTO,
     conversation_from_proto,
@@ -40,19 +45,41 @@ from services.wire import (
 Message = TypeVar("Message")
 
 DEFAULT_SERVER = f"localhost:{GRPC_PORT}"
+# Calls that can be made twice. An answer that has begun is not: nobody wants to read its first words again. Nor is ListModels,
+# by which `ferret status` and the page find out whether there is a platform: they should say so at once.
+_RETRIED = ("Chat", "UploadImage", "GetImage", "GetConversation", "ExportConversation")
+_RETRIES = {
+    "methodConfig": [
+        {
+            "name": [{"service": "ferret.v1.FerretService", "method": method} for method in _RETRIED],
+            "retryPolicy": {
+                "maxAttempts": 5,  # within 7 s, in which a proxy that died is back
+                "initialBackoff": "1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
 _OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_reconnect_backoff_ms", 2000),  # a platform that is back should be found at once
+    ("grpc.service_config", json.dumps(_RETRIES)),
+    ("grpc.per_rpc_retry_buffer_size", 2**31 - 1),  # a picture is kept anyway until it is sent
 ]
 
 
 class ServerError(RuntimeError):
-    """The platform could not answer; `code` is gRPC's, the message says what to do."""
+    """The platform could not answer; `code` is gRPC's, the message says what to do.
 
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+    `retry_after` is in seconds, where the platform says when to try again.
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
-        self.code = code
+        self.code, self.retry_after = code, retry_after
 
 
 class InvalidRequestError(ServerError, ValueError):
@@ -82,15 +109,11 @@ class _Client:
             server: HOST:PORT.
             model: which of `models()`; the platform's default if empty.
             timeout: seconds that any call may take, a whole answer included; None for no limit.
-            credentials: for TLS, as of `grpc.ssl_channel_credentials()`.
-            token: sent with every call as `authorization: Bearer TOKEN`, for a proxy in front of the platform. Without TLS
-                everyone on the way can read it.
+            credentials: for TLS, as of `tls_credentials()`.
+            token: as `ferret token create` made it. Without TLS everyone on the way can read it.
         """
         self.server, self.model, self.timeout = server, model, timeout
-        self._call_options: dict[str, Any] = {
-            "timeout": timeout,
-            "metadata": [("authorization", f"Bearer {token}")] if token else [],
-        }
+        self._token = token
         self._channel = (
             self._transport.secure_channel(server, credentials, _OPTIONS)
             if credentials
@@ -99,9 +122,33 @@ class _Client:
         self._stub: Any = FerretServiceStub(self._channel)
         self._image_id: str | None = None
 
+    @classmethod
+    def connect(
+        cls,
+        server: str,
+        model: str = "",
+        token: str | None = None,
+        tls: bool = False,
+        ca: Path | None = None,
+        certificate: Path | None = None,
+        key: Path | None = None,
+        timeout: float | None = 300.0,
+    ) -> Self:
+        """A client as the command line describes it; files mean TLS. Raises as `tls_credentials`."""
+        credentials = tls_credentials(ca, certificate, key) if tls or ca or certificate or key else None
+        return cls(server, model, timeout, credentials, token=(token or "").strip() or None)
+
+    def _call_options(self) -> dict[str, Any]:
+        authorization = {"authorization": f"Bearer {self._token}"} if self._token else {}
+        return {"timeout": self.timeout, "metadata": list({**authorization, **current_context()}.items())}
+
     def _upload_request(self, image: ImageSource) -> pb.UploadImageRequest:
         self._image_id = None  # a failure must not leave the picture before
         return pb.UploadImageRequest(image_bytes=image_bytes(image))
+
+    def _fetch_request(self, url: str) -> pb.UploadImageRequest:
+        self._image_id = None
+        return pb.UploadImageRequest(image_url=url)
 
     def _chat_request(
         self,
@@ -176,11 +223,19 @@ class FerretClient(_Client):
 
     def models(self) -> list[str]:
         """Names of the models that can be asked, the default first."""
-        return [model.name for model in self._call(self._stub.ListModels, pb.ListModelsRequest()).models]
+        return list(self.revisions())
+
+    def revisions(self) -> dict[str, str]:
+        """By model, the default first, a hash of its checkpoint's files; empty if the platform does not tell."""
+        return _revisions(self._call(self._stub.ListModels, pb.ListModelsRequest()))
 
     def set_image(self, image: ImageSource) -> ImageSize:
         """Uploads an image: a path, encoded bytes or a PIL image. Returns its size in pixels."""
         return self._remember(self._call(self._stub.UploadImage, self._upload_request(image)).image)
+
+    def set_image_url(self, url: str) -> ImageSize:
+        """As `set_image`, for an image that the platform itself fetches: https://HOST/..., if its settings allow the host."""
+        return self._remember(self._call(self._stub.UploadImage, self._fetch_request(url)).image)
 
     def get_image(self, image_id: str) -> bytes:
         """A stored image, encoded as it was sent."""
@@ -221,7 +276,7 @@ class FerretClient(_Client):
             sampling: of `SamplingParams`.
         """
         request = self._chat_request(question, regions, history, conversation_id, turn, sampling)
-        return EventStream(self._stub.Chat(request, **self._call_options), self.server)
+        return EventStream(self._stub.Chat(request, **self._call_options()), self.server)
 
     def create_conversation(
         self, image: ImageSource | None = None, regions: Regions = (), history: Sequence[Turn] = ()
@@ -242,9 +297,18 @@ class FerretClient(_Client):
         """Says whether the answer at position `turn` of a conversation was good; None withdraws that."""
         self._call(self._stub.RateAnswer, self._rate_request(conversation_id, turn, rating, comment))
 
+    def export_conversation(self, conversation_id: str) -> bytes:
+        """All that is kept of a conversation, as a ZIP: conversation.json, its image, ratings.jsonl, answers.jsonl."""
+        request = pb.ExportConversationRequest(conversation_id=conversation_id)
+        return self._call(self._stub.ExportConversation, request).archive
+
+    def delete_conversation(self, conversation_id: str) -> None:
+        """Removes a conversation, its ratings and logged answers, and its image if no other conversation is about it."""
+        self._call(self._stub.DeleteConversation, pb.DeleteConversationRequest(conversation_id=conversation_id))
+
     def _call(self, method: Callable[..., Message], request: Any) -> Message:
         with _errors(self.server):
-            return method(request, **self._call_options)
+            return method(request, **self._call_options())
 
     def close(self) -> None:
         """Closes the connection."""
@@ -264,11 +328,19 @@ class AsyncFerretClient(_Client):
 
     async def models(self) -> list[str]:
         """As `FerretClient.models`."""
-        return [model.name for model in (await self._call(self._stub.ListModels, pb.ListModelsRequest())).models]
+        return list(await self.revisions())
+
+    async def revisions(self) -> dict[str, str]:
+        """As `FerretClient.revisions`."""
+        return _revisions(await self._call(self._stub.ListModels, pb.ListModelsRequest()))
 
     async def set_image(self, image: ImageSource) -> ImageSize:
         """As `FerretClient.set_image`."""
         return self._remember((await self._call(self._stub.UploadImage, self._upload_request(image))).image)
+
+    async def set_image_url(self, url: str) -> ImageSize:
+        """As `FerretClient.set_image_url`."""
+        return self._remember((await self._call(self._stub.UploadImage, self._fetch_request(url))).image)
 
     async def get_image(self, image_id: str) -> bytes:
         """As `FerretClient.get_image`."""
@@ -300,7 +372,7 @@ class AsyncFerretClient(_Client):
     ) -> AsyncIterator[AnswerEvent]:
         """As `FerretClient.stream`. Closing the iterator cancels the answer on the server."""
         request = self._chat_request(question, regions, history, conversation_id, turn, sampling)
-        return self._events(self._stub.Chat(request, **self._call_options))
+        return self._events(self._stub.Chat(request, **self._call_options()))
 
     async def create_conversation(
         self, image: ImageSource | None = None, regions: Regions = (), history: Sequence[Turn] = ()
@@ -318,9 +390,18 @@ class AsyncFerretClient(_Client):
         """As `FerretClient.rate_answer`."""
         await self._call(self._stub.RateAnswer, self._rate_request(conversation_id, turn, rating, comment))
 
+    async def export_conversation(self, conversation_id: str) -> bytes:
+        """As `FerretClient.export_conversation`."""
+        request = pb.ExportConversationRequest(conversation_id=conversation_id)
+        return (await self._call(self._stub.ExportConversation, request)).archive
+
+    async def delete_conversation(self, conversation_id: str) -> None:
+        """As `FerretClient.delete_conversation`."""
+        await self._call(self._stub.DeleteConversation, pb.DeleteConversationRequest(conversation_id=conversation_id))
+
     async def _call(self, method: Callable[..., Awaitable[Message]], request: Any) -> Message:
         with _errors(self.server):
-            return await method(request, **self._call_options)
+            return await method(request, **self._call_options())
 
     async def _events(self, call: Any) -> AsyncIterator[AnswerEvent]:
         try:
@@ -341,6 +422,33 @@ class AsyncFerretClient(_Client):
         await self.close()
 
 
+def tls_credentials(
+    ca: Path | None = None, certificate: Path | None = None, key: Path | None = None
+) -> grpc.ChannelCredentials:
+    """For a platform, or a proxy in front of it, that speaks TLS. All are PEM files.
+
+    Args:
+        ca: of the authority to trust; by default those that gRPC knows.
+        certificate: the client's own, for a server that asks for one.
+        key: of that certificate.
+
+    Raises:
+        ValueError: a certificate without its key, or a key without its certificate.
+        OSError: a file cannot be read.
+    """
+    if (certificate is None) != (key is None):
+        raise ValueError("a client's certificate and its key go together (--tls-cert and --tls-key)")
+    return grpc.ssl_channel_credentials(*(path.read_bytes() if path else None for path in (ca, key, certificate)))
+
+
+connect = FerretClient.connect
+"""For the command line."""
+
+
+def _revisions(response: pb.ListModelsResponse) -> dict[str, str]:
+    return {model.name: model.revision for model in response.models}
+
+
 def _regions_to_proto(regions: Regions) -> dict[int, regions_pb2.Region]:
     return {number: region_to_proto(region) for number, region in number_regions(regions).items()}
 
@@ -357,10 +465,15 @@ def _errors(server: str) -> Iterator[None]:
                 raise InvalidRequestError(code, details) from None
             case grpc.StatusCode.NOT_FOUND:
                 raise NotFoundError(code, details) from None
-            case grpc.StatusCode.UNAVAILABLE if "connect" in details.lower():
+            case grpc.StatusCode.CANCELLED:  # not by us: somebody who serves stops
+                raise ServerError(grpc.StatusCode.UNAVAILABLE, f"{server} ended the call; try again") from None
+            case grpc.StatusCode.UNAVAILABLE if "failed to connect" in details.lower():
                 raise ServerError(code, f"no platform answers at {server}; start one with `ferret up`") from None
-            case grpc.StatusCode.UNAVAILABLE if not details.endswith("try again"):
+            case grpc.StatusCode.UNAVAILABLE if "try again" not in details:
                 raise ServerError(code, f"the connection to {server} was lost; try again ({details})") from None
             case grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise ServerError(code, "the answer took longer than the client's timeout; try again, or allow more") from None
-        raise ServerError(code, f"{code.name}: {details}") from None
+            case grpc.StatusCode.UNAUTHENTICATED:
+                raise ServerError(code, f"{details} (`ferret` reads a token from FERRET_TOKEN)") from None
+        seconds = re.search(r"try again in (\d+) s$", details)
+        raise ServerError(code, f"{code.name}: {details}", float(seconds[1]) if seconds else None) from None

@@ -1,77 +1,34 @@
-"""What goes wrong, as gRPC statuses that say what to do. No traceback crosses the wire."""
+"""What can go wrong for a client, as exceptions. Their messages reach the client: they name the field, and say what to do.
+
+`status_codes` has what each is over gRPC.
+"""
 
 from __future__ import annotations
 
-import functools
-import logging
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
 
-import grpc
-from ray.exceptions import ActorDiedError, ActorUnavailableError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-
-logger = logging.getLogger("ray.serve")
-
-Message = TypeVar("Message")
+class InvalidRequestError(ValueError):
+    """Something is wrong with a request itself. `RegionError`, `PromptError` and `ImageError` of `ferret_core` say so, too."""
 
 
 class NotFoundError(LookupError):
     """The client named something that does not exist."""
 
 
-def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
-    """The status and the message for the client."""
-    match error:
-        case NotFoundError():
-            return grpc.StatusCode.NOT_FOUND, str(error)
-        case ValueError():
-            return grpc.StatusCode.INVALID_ARGUMENT, str(error)
-        case BackPressureError():
-            return grpc.StatusCode.RESOURCE_EXHAUSTED, "the platform is busy; try again in a few seconds"
-        case ActorDiedError() | ActorUnavailableError() | DeploymentUnavailableError():
-            return grpc.StatusCode.UNAVAILABLE, "a replica went away; try again"
-        case TimeoutError():
-            return grpc.StatusCode.DEADLINE_EXCEEDED, "the answer took longer than the deadline"
-    incident = uuid.uuid4().hex[:12]
-    logger.error("incident %s", incident, exc_info=error)
-    return grpc.StatusCode.INTERNAL, f"internal error; the server's log has it as incident {incident}"
+class UnauthenticatedError(Exception):
+    """Nobody knows who calls."""
 
 
-class CallAbortedError(Exception):
-    """Ends a call whose status is already set on its context: Serve sends a status only if something is raised."""
+class ForbiddenError(Exception):
+    """Who calls may not do this."""
 
 
-def unary(method: Callable[..., Awaitable[Message]]) -> Callable[..., Awaitable[Message]]:
-    """Wraps `method(self, request, grpc_context)` so that every failure has a status."""
+class LimitError(Exception):
+    """A client calls too often; it may again in `retry_after` seconds."""
 
-    @functools.wraps(method)
-    async def wrapped(self: Any, request: Any, grpc_context: Any) -> Message:
-        try:
-            return await method(self, request, grpc_context)
-        except Exception as error:
-            raise _report(error, grpc_context) from None
-
-    return wrapped
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
-def streaming(method: Callable[..., AsyncIterator[Message]]) -> Callable[..., AsyncIterator[Message]]:
-    """Wraps the async generator `method(self, request, grpc_context)` so that every failure has a status."""
-
-    @functools.wraps(method)
-    async def wrapped(self: Any, request: Any, grpc_context: Any) -> AsyncIterator[Message]:
-        try:
-            async for message in method(self, request, grpc_context):
-                yield message
-        except Exception as error:
-            raise _report(error, grpc_context) from None
-
-    return wrapped
-
-
-def _report(error: Exception, grpc_context: Any) -> CallAbortedError:
-    code, details = status_of(error)
-    grpc_context.set_code(code)
-    grpc_context.set_details(details)
-    return CallAbortedError(details)
+class UnavailableError(RuntimeError):
+    """Something that the answer needs is away for the moment. The message says so, and to try again."""

@@ -12,8 +12,12 @@ from services.settings import ModelSettings
 
 def load_part(settings: ModelSettings, part: Part) -> tuple[FerretForConditionalGeneration, FerretProcessor]:
     """The model with the weights of one part only, and the processor."""
+    processor = FerretProcessor.from_pretrained(checkpoint_path(settings.path))
+    return load_model(settings, part).to(default_device()), processor
+
+
+def load_model(settings: ModelSettings, part: Part) -> FerretForConditionalGeneration:
+    """The model alone, in the type that its device is going to compute with."""
     path = checkpoint_path(settings.path)
-    device = default_device()
-    dtype = getattr(torch, settings.dtype) if settings.dtype else default_dtype(device)
-    model = FerretForConditionalGeneration.from_pretrained(path, dtype=dtype, parts=(part,))
-    return model.to(device).eval(), FerretProcessor.from_pretrained(path)
+    dtype = getattr(torch, settings.dtype) if settings.dtype else default_dtype(default_device(), path)
+    return FerretForConditionalGeneration.from_pretrained(path, dtype=dtype, parts=(part,)).eval()

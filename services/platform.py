@@ -1,74 +1,32 @@
-"""The platform on one machine: start it, stop it, look at it.
+"""The platform on one machine: start it, and stop it.
 
 `platform()` runs Ray, Ray Serve and the application as children of this process, and leaves none of them behind. While it
-runs, `state_file()` tells other processes where it is.
+runs, `read_state()` tells other processes where it is.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
-from services.settings import GRPC_PORT, HTTP_PORT, RAY_ENVIRONMENT, PlatformSettings, ferret_home
+from ferret_core.disk import ferret_home
+from services.listening import TLSPort
+from services.platform_state import PlatformState, is_locked, lock, read_state, state_file, write_state
+from services.settings import GRPC_PORT, HTTP_PORT, METRICS_PORT, RAY_ENVIRONMENT, PlatformSettings
+from services.tracing import serve_environment
 
 APPLICATION = "ferret"
-
-
-@dataclass(frozen=True, slots=True)
-class PlatformState:
-    """Where a running platform is."""
-
-    pid: int
-    grpc_port: int
-    http_port: int
-    ray_address: str
-    ray_token: str
-    started: float
-
-
-def state_file() -> Path:
-    """Of this user's platform."""
-    return ferret_home() / "platform.json"
-
-
-def read_state() -> PlatformState | None:
-    """The running platform, or None."""
-    try:
-        state = PlatformState(**json.loads(state_file().read_text()))
-        with _lock():
-            return None  # left behind by one that was killed
-    except RuntimeError:
-        return state
-    except (FileNotFoundError, ValueError, TypeError):
-        return None
-
-
-@contextmanager
-def _lock() -> Iterator[None]:
-    """Held by a platform as long as it runs, and let go by the system however it ends.
-
-    Raises `RuntimeError` if a platform holds it.
-    """
-    ferret_home().mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (ferret_home() / "platform.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RuntimeError("a platform is already up, or on its way; stop it with `ferret down`") from None
-        yield
 
 
 @contextmanager
@@ -78,32 +36,39 @@ def platform(
     host: str = "127.0.0.1",
     grpc_port: int = GRPC_PORT,
     http_port: int = HTTP_PORT,
+    metrics_port: int = METRICS_PORT,
+    tls: TLSPort | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Iterator[None]:
     """A local platform, up inside the `with` block.
 
     Args:
         settings: of the application.
-        host: address to listen on for HTTP; gRPC listens on all of this machine's.
+        host: address to listen on for HTTP; gRPC listens on all of this machine's, see `PlatformSettings.remote_calls`.
         grpc_port: of `FerretService`.
         http_port: of Serve's HTTP proxy.
+        metrics_port: where Prometheus reads metrics.
+        tls: where to listen for gRPC with TLS as well; HTTP is then HTTPS.
         log: takes lines about the progress of starting and stopping.
 
     Raises:
         RuntimeError: a platform is already up, a port is taken, or the application did not start.
     """
-    with _lock(), TemporaryDirectory(prefix="ferret-", ignore_cleanup_errors=True) as directory:
+    with lock(), TemporaryDirectory(prefix="ferret-", ignore_cleanup_errors=True) as directory:
         state_file().unlink(missing_ok=True)  # of one that was killed
-        for name, port in (("--port", grpc_port), ("--http-port", http_port)):
+        for name, port in _ports(grpc_port, http_port, metrics_port, tls):
             check_free(name, port)
-        _set_ray_environment(os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32))
+        os.environ.update(tls.to_environment() if tls else {})
+        set_ray_environment(os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32))
         log("starting Ray")
         import ray  # after the environment is set, and only where a platform is really started
         from ray import serve
         from ray.serve.config import HTTPOptions, gRPCOptions
 
         from services.app import GRPC_SERVICERS, build
+        from services.stores import check_servers
 
+        check_servers(settings.stores)
         try:
             context = ray.init(
                 address="local",
@@ -111,21 +76,24 @@ def platform(
                 logging_level="WARNING",
                 log_to_driver=False,
                 object_store_memory=256 * 2**20,
+                _metrics_export_port=metrics_port,
                 _temp_dir=directory,
             )
             logging.getLogger("ray.serve").setLevel(logging.WARNING)
             log("starting Ray Serve")
             serve.start(
-                http_options=HTTPOptions(host=host, port=http_port),
+                http_options=HTTPOptions(port=http_port, **(tls.http_options() if tls else {"host": host})),
                 grpc_options=gRPCOptions(port=grpc_port, grpc_servicer_functions=GRPC_SERVICERS),
             )
             log(f"loading {', '.join(settings.models)}")
-            serve.run(build(settings), name=APPLICATION, logging_config={"enable_access_log": False})
-            _write_state(
+            serve.run(build(settings), name=APPLICATION, logging_config={"encoding": "JSON", "logs_dir": str(_new_logs())})
+            write_state(
                 PlatformState(
                     pid=os.getpid(),
                     grpc_port=grpc_port,
                     http_port=http_port,
+                    metrics_port=metrics_port,
+                    tls=tls is not None,
                     ray_address=context.address_info["gcs_address"],
                     ray_token=os.environ["RAY_AUTH_TOKEN"],
                     started=time.time(),
@@ -140,6 +108,26 @@ def platform(
                         serve.shutdown()
                 ray.shutdown()
             state_file().unlink(missing_ok=True)
+
+
+def _ports(grpc_port: int, http_port: int, metrics_port: int, tls: TLSPort | None) -> list[tuple[str, int]]:
+    ports = [("--port", grpc_port), ("--http-port", http_port), ("--metrics-port", metrics_port)]
+    return [*ports, ("--tls-port", tls.port)] if tls else ports
+
+
+def logs() -> Path:
+    """Where the deployments of this user's platform log: JSON lines, with request ids, without what users say."""
+    return ferret_home() / "logs"
+
+
+def _new_logs() -> Path:
+    """Empty; those of the run before are kept beside it."""
+    before = logs().with_name("logs.before")
+    shutil.rmtree(before, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        logs().rename(before)
+    logs().mkdir(mode=0o700, parents=True)
+    return logs()
 
 
 def serve_until_stopped(running: AbstractContextManager, ready: Callable[[], Any]) -> None:
@@ -168,42 +156,19 @@ def stop_platform(timeout: float = 60.0) -> bool:
         return False
     os.kill(state.pid, signal.SIGINT)
     deadline = time.monotonic() + timeout
-    while read_state() is not None:
+    while is_locked():  # longer than it tells of itself: the next could not start
         if time.monotonic() > deadline:
             raise TimeoutError(f"the platform (process {state.pid}) did not end within {timeout:.0f} s")
         time.sleep(0.2)
     return True
 
 
-def deployments(state: PlatformState) -> dict[str, dict[str, Any]]:
-    """Status and replicas by deployment of a running platform, asked of Ray Serve itself."""
-    _set_ray_environment(state.ray_token)
-    import ray
-    from ray import serve
-
-    ray.init(address=state.ray_address, logging_level="ERROR", log_to_driver=False)
-    try:
-        application = serve.status().applications[APPLICATION]
-        return {
-            name: {"status": deployment.status.value, "replicas": dict(deployment.replica_states)}
-            for name, deployment in application.deployments.items()
-        }
-    finally:
-        ray.shutdown()
-
-
-def _set_ray_environment(token: str) -> None:
+def set_ray_environment(token: str) -> None:
     """Before Ray is imported. Only who knows the token can reach the cluster."""
-    for name, value in {**RAY_ENVIRONMENT, "RAY_AUTH_TOKEN": token}.items():
+    tracing = serve_environment(dict(os.environ))
+    for name, value in {**RAY_ENVIRONMENT, **tracing}.items():
         os.environ.setdefault(name, value)
-
-
-def _write_state(state: PlatformState) -> None:
-    """Readable by this user alone: it holds the token."""
-    path = state_file()
-    path.unlink(missing_ok=True)
-    path.touch(mode=0o600)
-    path.write_text(json.dumps(asdict(state)))
+    os.environ["RAY_AUTH_TOKEN"] = token
 
 
 def check_free(name: str, port: int) -> None:

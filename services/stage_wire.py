@@ -7,6 +7,7 @@ from ferret.v1 import llm_decoder_pb2, sampling_pb2, tensor_pb2
 from torch import Tensor
 
 from ferret_core.engine import Delta, SamplingParams
+from services.errors import InvalidRequestError
 from services.wire import REASONS_FROM_PROTO, REASONS_TO_PROTO
 
 _DTYPES = {
@@ -29,17 +30,22 @@ def tensor_from_proto(message: tensor_pb2.Tensor) -> Tensor:
 
 
 def sampling_from_proto(message: sampling_pb2.Sampling) -> SamplingParams:
-    """Raises `ValueError` naming the setting that is out of range."""
+    """Raises `InvalidRequestError` naming the setting that is out of range."""
     settings = {field.name: value for field, value in message.ListFields()}
-    return SamplingParams(**settings | {"stop": tuple(message.stop)})
+    try:
+        return SamplingParams(**settings | {"stop": tuple(message.stop), "stop_token_ids": tuple(message.stop_token_ids)})
+    except ValueError as error:
+        raise InvalidRequestError(str(error)) from error
 
 
 def delta_to_proto(delta: Delta) -> llm_decoder_pb2.DecodeResponse:
     """One step of the decoder."""
     reason = REASONS_TO_PROTO[delta.finish_reason] if delta.finish_reason else sampling_pb2.FINISH_REASON_UNSPECIFIED
-    return llm_decoder_pb2.DecodeResponse(text=delta.text, completion_tokens=delta.completion_tokens, finish_reason=reason)
+    return llm_decoder_pb2.DecodeResponse(
+        text=delta.text, completion_tokens=delta.completion_tokens, finish_reason=reason, token_id=delta.token_id
+    )
 
 
 def delta_from_proto(message: llm_decoder_pb2.DecodeResponse) -> Delta:
     """Inverse of `delta_to_proto`."""
-    return Delta(message.text, message.completion_tokens, REASONS_FROM_PROTO.get(message.finish_reason))
+    return Delta(message.text, message.completion_tokens, REASONS_FROM_PROTO.get(message.finish_reason), message.token_id)

@@ -23,7 +23,7 @@ from ui.pictures import Picture
 State = Literal["running", "finished", "stopped", "failed"]
 
 # Browsers lose their connection for a moment now and then: absence counts if it lasts this many looks.
-_LOOK_SECONDS, _LOOKS = 1.0, 8
+_LOOK_SECONDS, _LOOKS = 1.0, 5
 _turns, _revisions = count(), count()
 
 

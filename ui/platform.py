@@ -7,12 +7,11 @@ import re
 import secrets
 from collections.abc import Callable
 
-import grpc
 import streamlit as st
 from streamlit.runtime import exists, get_instance
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from services.client import FerretClient, ServerError
+from services.client import FerretClient, ServerError, tls_credentials
 from ui.session import Session
 from ui.settings import UISettings
 
@@ -31,12 +30,12 @@ def load_settings() -> UISettings:
 def connect(model: str = "", timeout: float = QUICK_SECONDS) -> FerretClient:
     """One connection for all sessions that ask a model."""
     settings = load_settings()
-    certificate = settings.tls_certificate.read_bytes() if settings.tls_certificate else None
+    files = settings.tls_certificate, settings.tls_client_certificate, settings.tls_client_key
     return FerretClient(
         settings.server,
         model=model,
         timeout=timeout,
-        credentials=grpc.ssl_channel_credentials(certificate) if settings.tls else None,
+        credentials=tls_credentials(*files) if settings.tls else None,
         token=os.environ.get("FERRET_TOKEN", "").strip() or None,
     )
 

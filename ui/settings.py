@@ -24,6 +24,10 @@ class UISettings(Settings):
     """Whether the platform is behind TLS."""
     tls_certificate: FilePath | None = None
     """PEM of the authority that signed the platform's certificate; by default those the system trusts."""
+    tls_client_certificate: FilePath | None = None
+    """PEM of the page's own certificate, for a platform that asks for one."""
+    tls_client_key: FilePath | None = None
+    """PEM of its key."""
     timeout: float = Field(300, gt=0)
     """Seconds an answer may take."""
     max_image_bytes: int = Field(MAX_BYTES, ge=1)
@@ -43,8 +47,11 @@ class UISettings(Settings):
 
     @model_validator(mode="after")
     def _check_tls(self) -> Self:
-        if self.tls_certificate and not self.tls:
-            raise ValueError("tls_certificate: only with tls: true")
+        for name in ("tls_certificate", "tls_client_certificate", "tls_client_key"):
+            if getattr(self, name) and not self.tls:
+                raise ValueError(f"{name}: only with tls: true")
+        if (self.tls_client_certificate is None) != (self.tls_client_key is None):
+            raise ValueError("tls_client_certificate and tls_client_key go together")
         return self
 
     @classmethod

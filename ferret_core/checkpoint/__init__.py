@@ -1,1 +1,1 @@
-"""Reading checkpoints that others wrote."""
+"""Checkpoints as files: read, converted, put together, compared. No code in one is ever run."""

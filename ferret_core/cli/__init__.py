@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 
 import typer
 
-from ferret_core.cli import ask, data, evaluate, train
+from ferret_core.cli import ask, benchmarks, checkpoint, data, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,9 +22,10 @@ app = typer.Typer(
     help="Point at anything in a picture, ask, and get an answer with boxes.",
 )
 app.command("ask")(ask.ask)
-app.command("train")(train.train)
+app.command("train", epilog=train.settings_help())(train.train)
 app.add_typer(data.app, name="data")
-app.add_typer(evaluate.app, name="eval")
+app.add_typer(checkpoint.app, name="checkpoint")
+app.add_typer(benchmarks.app, name="eval")
 
 
 def main() -> None:
@@ -32,7 +33,11 @@ def main() -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     for entry in entry_points(group="ferret.commands"):
         try:
-            app.command(entry.name)(entry.load())
+            command = entry.load()
+            if isinstance(command, typer.Typer):
+                app.add_typer(command, name=entry.name)
+            else:
+                app.command(entry.name)(command)
         except ModuleNotFoundError as error:
             app.command(entry.name)(_missing(entry.name, str(error.name)))
     try:

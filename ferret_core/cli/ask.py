@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +13,7 @@ from PIL import Image
 
 from ferret_core.answer import Answer, AnswerEvent, Finish, TextDelta
 from ferret_core.checkpoint.bundled import DEFAULT
+from ferret_core.cli import connection
 from ferret_core.geometry import Box, Mask, Point, Polygon, Region, RegionError, Scribble
 from ferret_core.images import open_image
 from ferret_core.overlay import draw_overlay
@@ -25,19 +25,18 @@ non-zero where the region is, or COCO RLE in JSON)"""
 
 def ask(
     image: Annotated[Path, typer.Argument(help="The picture.", exists=True, dir_okay=False)],
-    question: Annotated[str, typer.Argument(help="Mention regions as [region0], [region1], ...")],
+    question: Annotated[str, typer.Argument(help=r"Mention regions as \[region0], \[region1], ...")],
     region: Annotated[list[str] | None, typer.Option(help=f"A region, in pixels; may be repeated. {_FORMATS}")] = None,
     history: Annotated[
         list[str] | None, typer.Option(help="An earlier turn as 'QUESTION => ANSWER', oldest first; may be repeated.")
     ] = None,
-    model: Annotated[
-        str,
-        typer.Option(help="A bundled checkpoint, a directory, or with --server a served model's name.", envvar="FERRET_MODEL"),
-    ] = "",
-    server: Annotated[
-        str | None,
-        typer.Option(help="HOST:PORT of a running platform, instead of loading the model here.", envvar="FERRET_SERVER"),
-    ] = None,
+    model: connection.Model = "",
+    server: connection.Server = None,
+    token: connection.Token = "",
+    tls: connection.TLS = False,
+    tls_ca: connection.TLSCa = None,
+    tls_cert: connection.TLSCert = None,
+    tls_key: connection.TLSKey = None,
     overlay: Annotated[Path | None, typer.Option(help="Write the picture with regions and boxes drawn on it.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with text, spans and usage.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 256,
@@ -45,9 +44,9 @@ def ask(
     top_p: Annotated[float, typer.Option(help="Sample only from the likeliest tokens of this total probability.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the random choices.")] = 0,
 ) -> None:
-    """Ask about a picture.
+    r"""Ask about a picture.
 
-    Example: ferret ask scene.png "What is [region0]?" --region point:120,80 --overlay answer.png
+    Example: ferret ask scene.png "What is \[region0]?" --region point:120,80 --overlay answer.png
     """
     regions = [parse_region(text) for text in region or ()]
     turns = [parse_turn(text) for text in history or ()]
@@ -55,7 +54,8 @@ def ask(
     for unused in sorted(set(range(len(regions))) - mentioned):
         typer.echo(f"ferret ask: --region {unused + 1} is not mentioned; write [region{unused}] in the question", err=True)
 
-    predictor = _predictor(model, server)
+    described = {"token": token, "tls": tls, "ca": tls_ca, "certificate": tls_cert, "key": tls_key}
+    predictor = connection.connect(server, model, **described) if server else _local(model)
     predictor.set_image(image)
     events: list[AnswerEvent] = []
     for event in predictor.stream(
@@ -122,13 +122,7 @@ def _read_mask(path: Path) -> Mask:
         return Mask.from_array(np.asarray(picture.convert("L")))
 
 
-def _predictor(model: str, server: str | None) -> Any:
-    """A local model, or a client of a server; both are asked in the same way."""
-    if server is None:
-        from ferret_core.predictor import FerretPredictor  # slow to import: only where it is needed
+def _local(model: str) -> Any:
+    from ferret_core.predictor import FerretPredictor  # slow to import: only where it is needed
 
-        return FerretPredictor.from_pretrained(model or DEFAULT)
-    clients = entry_points(group="ferret.clients", name="grpc")
-    if not clients:
-        raise RuntimeError("--server needs the client: pip install 'ferret-platform[serve]'")
-    return next(iter(clients)).load()(server, model=model)
+    return FerretPredictor.from_pretrained(model or DEFAULT)

@@ -1,7 +1,9 @@
 """The model in transformers' conventions. Importing this package registers it with the Auto classes."""
 
+import os
 from contextlib import suppress
 
+import torch
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -17,6 +19,10 @@ from ferret_core.model.processor import FerretImageProcessor, FerretProcessor
 from ferret_core.model.region_encoder import sample_points
 from ferret_core.model.tokenizer import FerretLlamaTokenizer
 from ferret_core.model.vision import ConvStemVisionModel
+
+if not torch.cuda.is_available():
+    # transformers imports DeepSpeed where it is installed, which would look for accelerators, aloud and on standard output.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 AutoModel.register(ConvStemVisionConfig, ConvStemVisionModel, exist_ok=True)
 AutoConfig.register("ferret", FerretConfig, exist_ok=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 from transformers import AutoConfig, CLIPVisionConfig, PreTrainedConfig
 
 from ferret_core.checkpoint import original
+from ferret_core.checkpoint.settings import read_json
 
 
 class ConvStemVisionConfig(CLIPVisionConfig):
@@ -101,16 +103,31 @@ class FerretConfig(PreTrainedConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs: Any) -> FerretConfig:
-        """As in transformers; a directory in the original layout works too."""
+        """As in transformers; a directory in the original layout works too.
+
+        Raises:
+            ValueError: its `config.json` is none.
+        """
+        read_json(Path(pretrained_model_name_or_path) / "config.json")  # names the file, if it is none
         kwargs.setdefault("name_or_path", str(pretrained_model_name_or_path))  # from_dict finds the vision tower beside
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> FerretConfig:
-        """As in transformers; the original release's flat dictionary works too."""
-        if original.is_original(config_dict):
-            config_dict = original.convert_config(config_dict, kwargs.get("name_or_path"))
-        return super().from_dict(config_dict, **kwargs)
+        """As in transformers; the original release's flat dictionary works too.
+
+        Raises:
+            ValueError: a value is missing, or none that its field can have.
+        """
+        where = kwargs.get("name_or_path")
+        try:
+            if original.is_original(config_dict):
+                config_dict = original.convert_config(config_dict, where)
+            if (kind := config_dict.get("model_type", cls.model_type)) != cls.model_type:
+                raise ValueError(f"is a {kind}; must be a Ferret, in our layout or the original one")
+            return super().from_dict(config_dict, **kwargs)
+        except Exception as error:  # what a wrong type leads to is anything
+            raise ValueError(f"{where or 'config'}: its configuration is wrong: {' '.join(str(error).split())}") from error
 
 
 def _sub_config(value: dict | PreTrainedConfig | None, default_type: str) -> PreTrainedConfig:

@@ -12,6 +12,7 @@ These three steps and the decoder need disjoint weights, so each can run alone, 
 
 from __future__ import annotations
 
+import pickle
 from typing import Any, Literal
 
 import torch
@@ -20,8 +21,11 @@ from torch import Tensor, nn
 from transformers import AutoModel, GenerationMixin, LlamaModel, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from ferret_core import cpu
 from ferret_core.checkpoint import original
+from ferret_core.checkpoint.weights import refusal
 from ferret_core.model.configuration import FerretConfig
+from ferret_core.model.packing import LanguageModelHead
 from ferret_core.model.region_encoder import build_region_encoder
 
 Part = Literal["vision_tower", "region_encoder", "decoder"]
@@ -34,9 +38,15 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def default_dtype(device: str) -> torch.dtype:
-    """float32 on a CPU, bfloat16 elsewhere."""
-    return torch.float32 if device == "cpu" else torch.bfloat16
+def default_dtype(device: str, name_or_path: str) -> torch.dtype:
+    """Of a checkpoint on a device: bfloat16 on a GPU, and on a CPU that our kernels know, unless the checkpoint is in float32;
+    else float32.
+    """
+    if device != "cpu":
+        return torch.bfloat16
+    config = FerretConfig.from_pretrained(name_or_path)
+    half = config.dtype in (torch.bfloat16, torch.float16)
+    return torch.bfloat16 if half and cpu.supports(config.text_config) else torch.float32
 
 
 class FerretPreTrainedModel(PreTrainedModel):
@@ -60,13 +70,31 @@ class FerretPreTrainedModel(PreTrainedModel):
             pretrained_model_name_or_path: a local directory or a name on the hub.
             args: passed on.
             kwargs: passed on; `parts` is a subset of `PARTS`, the weights to load.
+
+        Raises:
+            ValueError: weights are missing, or are a delta's; a pickle holds more than tensors, of which nothing was run.
         """
-        path = pretrained_model_name_or_path
+        path, told = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
         if path is None or kwargs.get("state_dict") is not None or not original.is_original_directory(path):
-            return super().from_pretrained(path, *args, **kwargs)
-        config = kwargs.pop("config", None) or FerretConfig.from_pretrained(path)
-        weights = original.read_state_dict(path, vision_tower="vision_tower" in kwargs.get("parts", PARTS))
-        return super().from_pretrained(None, *args, config=config, state_dict=weights, **kwargs)
+            try:
+                model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
+            except pickle.UnpicklingError as error:
+                raise refusal(path, error) from error
+            if getattr(model.config, "quantization_config", None):  # then transformers leaves weights in the file's type
+                for parameter in filter(Tensor.is_floating_point, model.parameters()):
+                    parameter.data = parameter.data.to(model.config.dtype)
+        else:
+            config = kwargs.pop("config", None) or FerretConfig.from_pretrained(path)
+            weights = original.read_state_dict(path, vision_tower="vision_tower" in kwargs.get("parts", PARTS))
+            model, info = super().from_pretrained(
+                None, *args, config=config, state_dict=weights, output_loading_info=True, **kwargs
+            )
+        if missing := sorted(info["missing_keys"]):  # which transformers would fill with noise
+            raise ValueError(f"{path}: has no {missing[0]} ({len(missing)} such weights); see ferret checkpoint inspect")
+        norms = [weight for name, weight in model.named_parameters() if name.endswith("language_model.norm.weight")]
+        if any(not norm.is_meta and norm.float().mean().abs() < 0.5 for norm in norms):
+            raise ValueError(f"{path}: holds differences from a base; add them to it: ferret checkpoint delta apply")
+        return (model, info) if told else model  # type: ignore[return-value]  # as in transformers
 
 
 class FerretModel(FerretPreTrainedModel):
@@ -181,7 +209,7 @@ class FerretForConditionalGeneration(FerretPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = FerretModel(config, parts)
         if "decoder" in parts:
-            self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+            self.lm_head = LanguageModelHead(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         else:
             self._tied_weights_keys = {}
         if set(parts) != set(PARTS):  # the rest of the checkpoint is not unexpected

@@ -17,6 +17,8 @@ from ferret_core.model.region_encoder import sample_points
 from ferret_core.model.tokenizer import FerretLlamaTokenizer
 from ferret_core.prompt import IMAGE_TOKEN, REGION_TOKEN
 
+PREPROCESSING = 1  # goes up when the same picture and settings come to give other pixel values: caches must not mix them
+
 
 class FerretImageProcessor(CLIPImageProcessorPil):
     """CLIP's preprocessing without its crop: to RGB, squashed to a square (bicubic, aspect ratio not kept), normalised."""

@@ -9,13 +9,15 @@ The sampler is evaluated re-associated. For a neighbour n of an anchor a, with x
     aggregate(concat(difference(x_n - x_a), x_a)) = (U1 W) x_n + (U2 x_a + U1 b + c) - (U1 W) x_a
 
 where W, b are `difference`'s weights and [U1 U2], c `aggregate`'s. So both layers run once per point instead of once per
-pair (1.8 instead of 24 GFLOP a region at d = 1024) and the result is the same up to rounding.
+pair; and as reading a map is linear, too, where points are read from a map U1 W runs once per patch, whatever the number of
+regions (at d = 1024, 0.8 GFLOP a region and 2 a map, instead of 24 a region). The result is the same up to rounding.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from typing import cast
 
 import numpy as np
@@ -25,7 +27,13 @@ from torch import Tensor, nn
 
 from ferret_core.model.configuration import FerretConfig
 
-_ANCHORS_PER_CHUNK = 16  # so that at inference the gathered neighbours stay in the cache
+Read = Callable[[Tensor, Tensor], Tensor]
+"""Maps `(B, N, c)` at points `(R, P, 2)`, as `read_features` reads them."""
+
+SAMPLING = 1  # goes up when the same region and weights come to give another embedding: caches must not mix them
+
+_ANCHORS_PER_CHUNK = {"cpu": 16, "cuda": 2048}
+"""At inference: on a CPU few, so that the gathered neighbours stay in the cache; on a GPU many, for every chunk is launches."""
 
 
 # ---- points of a region ----------------------------------------------------------------------------------------------
@@ -79,6 +87,10 @@ def farthest_points(points: Tensor, count: int) -> Tensor:
     Returns:
         int64 `(R, count)`, indices in order of choice; the lowest index of equals wins.
     """
+    if points.is_cuda and find_spec("triton"):  # below, every point would be several launches
+        from ferret_core.model import farthest_points_triton
+
+        return farthest_points_triton.farthest_points(points, count)
     x, y = points.unbind(-1)
     nearest = torch.full_like(x, torch.inf)
     chosen = torch.empty(len(points), count, dtype=torch.long, device=points.device)
@@ -105,7 +117,7 @@ def nearest_neighbors(points: Tensor, anchors: Tensor, count: int) -> Tensor:
 
 
 def read_features(features: Tensor, points: Tensor, image_index: Tensor, transposed: bool = False) -> Tensor:
-    """Bilinear reading of feature maps at points, in float32: corners fall on the centres of the corner patches.
+    """Bilinear reading of feature maps at points, at least in float32: corners fall on the centres of the corner patches.
 
     One weighted gather of four rows per point over all regions and images; no copy of a map for any region.
 
@@ -116,9 +128,10 @@ def read_features(features: Tensor, points: Tensor, image_index: Tensor, transpo
         transposed: exchange x and y, as the released system does.
 
     Returns:
-        float32 `(R, P, d)`.
+        `(R, P, d)`, float32 unless the features are wider.
     """
     _, patches, _ = features.shape
+    dtype = torch.promote_types(features.dtype, torch.float32)
     side = int(patches**0.5)
     place = (points.flip(-1) if transposed else points).float() * (side - 1)
     valid = ~place.isnan()
@@ -130,7 +143,7 @@ def read_features(features: Tensor, points: Tensor, image_index: Tensor, transpo
     left, above = 1 - right, 1 - below
     weights = torch.stack((left * above, right * above, left * below, right * below), dim=-1) * valid.all(-1, keepdim=True)
     read = F.embedding_bag(
-        rows.flatten(0, 1), features.float().flatten(0, 1), per_sample_weights=weights.flatten(0, 1), mode="sum"
+        rows.flatten(0, 1), features.to(dtype).flatten(0, 1), per_sample_weights=weights.to(dtype).flatten(0, 1), mode="sum"
     )
     return read.unflatten(0, points.shape[:2])
 
@@ -153,18 +166,33 @@ class SamplerStage(nn.Module):
         anchors = farthest_points(points, self.anchors)
         return anchors, nearest_neighbors(points, _take(points, anchors), self.neighbors)
 
-    def forward(self, features: Tensor, points: Tensor, anchors: Tensor, neighbors: Tensor) -> Tensor:
-        """Fused features `(R, M, d)` of the anchors, from `features` `(R, P, d)` and `points` `(R, P, 2)`."""
-        x = torch.cat((features, points.to(features.dtype)), dim=-1)
-        of_neighbor, of_anchor = self.aggregate.weight.split(x.shape[-1], dim=1)
+    def forward(self, features: Tensor, points: Tensor, anchors: Tensor, neighbors: Tensor, read: Read | None = None) -> Tensor:
+        """Fused features `(R, M, d)` of the anchors.
+
+        Args:
+            features: `(R, P, d)`, of the points; with `read`, maps `(B, N, d)`.
+            points: `(R, P, 2)`.
+            anchors: their indices `(R, M)`.
+            neighbors: and those of their neighbours, `(R, M, K)`.
+            read: reads maps of any width at points.
+        """
+        width, dtype = features.shape[-1], features.dtype
+        of_feature, of_point = self.difference.weight.split((width, 2), dim=1)
+        of_neighbor, of_anchor = self.aggregate.weight.split(width + 2, dim=1)
         constant = F.linear(self.difference.bias, of_neighbor, self.aggregate.bias)
-        neighbor_terms = F.linear(x, of_neighbor @ self.difference.weight)
-        anchor_terms = F.linear(_take(x, anchors), of_anchor, constant) - _take(neighbor_terms, anchors)
+        anchor_points, from_features = _take(points, anchors), _chain(features, of_feature, of_neighbor)
+        if read:
+            features, from_features = read(features, anchor_points), read(from_features, points).to(dtype)
+        else:
+            features = _take(features, anchors)
+        neighbor_terms = from_features + _chain(points.to(dtype), of_point, of_neighbor)
+        x_anchor = torch.cat((features, anchor_points), dim=-1).to(dtype)
+        anchor_terms = F.linear(x_anchor, of_anchor, constant) - _take(neighbor_terms, anchors)
 
         # Gathered and fused a few anchors at a time, over all regions: what is gathered stays in the cache.
-        first_row = torch.arange(len(x), device=x.device)[:, None, None] * x.shape[1]
+        first_row = torch.arange(len(points), device=points.device)[:, None, None] * points.shape[1]
         rows, table = (neighbors + first_row).flatten(0, 1), neighbor_terms.flatten(0, 1)
-        chunk = len(rows) if torch.is_grad_enabled() else _ANCHORS_PER_CHUNK
+        chunk = len(rows) if torch.is_grad_enabled() else _ANCHORS_PER_CHUNK.get(rows.device.type, 16)
         pooled = [
             self._pool(F.embedding(index, table).add_(anchor_term[:, None]))
             for index, anchor_term in zip(rows.split(chunk), anchor_terms.flatten(0, 1).split(chunk), strict=True)
@@ -206,10 +234,17 @@ class SpatialAwareSampler(nn.Module):
             image_index: int64 `(R,)`, the image of each region.
             plain: evaluate the stages pair by pair.
         """
-        x = read_features(features, points, image_index, self.transposed).to(features.dtype)
-        for stage in cast(Iterable[SamplerStage], self.stages):
+
+        def read(maps: Tensor, at: Tensor) -> Tensor:
+            return read_features(maps, at, image_index, self.transposed)
+
+        x = read(features, points).to(features.dtype) if plain else features
+        for i, stage in enumerate(cast(Iterable[SamplerStage], self.stages)):
             anchors, neighbors = stage.choose(points)
-            x = (stage.forward_plain if plain else stage)(x, points, anchors, neighbors)
+            if plain:
+                x = stage.forward_plain(x, points, anchors, neighbors)
+            else:
+                x = stage(x, points, anchors, neighbors, read if i == 0 else None)
             points = _take(points, anchors)
         return self.output(self.flatten(x.flatten(1)))
 
@@ -236,4 +271,9 @@ def build_region_encoder(config: FerretConfig) -> SpatialAwareSampler | MeanPool
 
 def _take(values: Tensor, index: Tensor) -> Tensor:
     """Rows `(R, M, ...)` of `values` `(R, P, ...)` at `index` `(R, M)`."""
-    return torch.take_along_dim(values, index[..., None], dim=1)
+    return values[torch.arange(len(values), device=values.device)[:, None], index]
+
+
+def _chain(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """One layer's weight after another's on `x` `(A, B, in)`, associated as is cheapest."""
+    return torch.linalg.multi_dot((x.flatten(0, 1), first.T, second.T)).unflatten(0, x.shape[:2])

@@ -1,1 +1,1 @@
-"""Training: configuration, samples, tasks, optimiser, loop."""
+"""Training: configuration and plan, tasks, strategies, checkpoints, the loop."""

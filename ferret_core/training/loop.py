@@ -1,200 +1,291 @@
-"""The training loop: one process, one device, resumable.
+"""The training loop: one process or many, one GPU or none, with Ray or without; it goes on where it was stopped.
 
     train(TrainConfig.load("configs/playground.yaml", ["steps=2000"]))
 
-The batch of a step depends on the step alone, so a run that was stopped goes on as if it had not been.
-A run's directory holds
+What is learned in a step depends on the step alone, so a run that was stopped, or lost workers, goes on as if it had not. A
+run's directory holds
 
-    metrics.jsonl       one line every `log_steps`, and one for each evaluation
-    checkpoint/         the newest state: model, optimiser, step
-    model/              the final model, in the run's precision, and its processor: for `FerretPredictor.from_pretrained`
+    config.yaml         the settings
+    metrics.jsonl       one line every `log_steps`, and one for each evaluation; `tensorboard/` has the same
+    curves.png          losses and accuracies, drawn with each checkpoint
+    checkpoints/        weights, optimiser states and step: what the run goes on from
+    model/              the final model: for `ferret up --model` and `FerretPredictor.from_pretrained`
 """
 
 from __future__ import annotations
 
-import json
-import signal
+import logging
+import math
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence, Sized
+from contextlib import closing
+from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, cast
 
 import torch
-from torch import nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
-from transformers import AutoTokenizer
+from torch.utils.data import Dataset
 
-from ferret_core.model import FerretConfig, FerretForConditionalGeneration, FerretProcessor, default_device
-from ferret_core.prompt import REGION_TOKEN
+from ferret_core.training.batches import MicroBatchSampler, accumulation_steps, load, share, total_steps
+from ferret_core.training.checkpoints import Checkpoints
 from ferret_core.training.config import TrainConfig
-from ferret_core.training.number_code import initialize_numbers
-from ferret_core.training.optimizer import MasterOptimizer
-from ferret_core.training.tasks import TASKS, Batch, Task
+from ferret_core.training.export import export
+from ferret_core.training.reporting import (
+    Progress,
+    Reporter,
+    Totals,
+    call_all,
+    draw_curves,
+    model_flops,
+    open_reporters,
+    peak_flops,
+)
+from ferret_core.training.schedule import learning_rate_factor
+from ferret_core.training.start import build_task
+from ferret_core.training.stop import Stopped
+from ferret_core.training.storage import Storage
+from ferret_core.training.strategies import MicroBatch, Strategy, build_strategy
+from ferret_core.training.tasks import Batch
+from ferret_core.training.workers import Workers
+
+log = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig) -> Path:
-    """Runs, or resumes, a training run. Returns the directory of the final model."""
-    device = torch.device(default_device() if config.device == "auto" else config.device)
-    torch.manual_seed(config.seed)
-    output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
+def train(config: TrainConfig, stop: Callable[[], bool] = lambda: False, reporters: Sequence[Reporter] = ()) -> str:
+    """Runs, or resumes, a training run in this process, which may be one of several.
 
-    model, processor = load_model(config)
-    task: Task = TASKS[config.task](model, processor, config)
-    task.module.to(device)
-    if config.precision == "bf16":
-        for parameter in task.module.parameters():  # not the buffers: rotary frequencies must stay exact
-            parameter.data = parameter.data.bfloat16()
-    if device.type == "cpu":
-        task.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = MasterOptimizer(task.module, config)
-    checkpoint = output / "checkpoint" / "state.pt"
-    step = _resume(checkpoint, task.module, optimizer)
+    Args:
+        config: the settings; the same for all processes.
+        stop: asked after every step whether to save and stop; it is enough if one process is told to.
+        reporters: take the first process's numbers, beside those that every run has.
 
-    with (
-        (output / "metrics.jsonl").open("a", buffering=1) as log,
-        tqdm(total=config.steps, initial=step, unit="step") as bar,
-        StopSignal() as stop,
-    ):
-        means, since = Means(), time.monotonic()
-        saved_at = since
-        for batch in _batches(task, config, step):
-            task.module.train()
-            loss, metrics = task.loss(_to_device(batch, device, task.module))
-            loss.backward()
-            norm = optimizer.step(config.learning_rate_factor(step))
-            step += 1
-            means.add({"loss": loss.item(), "gradient_norm": norm, **metrics})
-            bar.update()
-            if step % config.log_steps == 0:
-                seconds, since = time.monotonic() - since, time.monotonic()
-                speed = means.count * config.batch_size / seconds
-                line = means.pop()
-                bar.set_postfix({name: line[name] for name in ("loss", *metrics)})
-                log.write(json.dumps({"step": step, **line, "images_per_second": round(speed, 2)}) + "\n")
-            if step % config.eval_steps == 0 or step == config.steps:
-                scores = {f"validation_{name}": value for name, value in evaluate(task, config, device).items()}
-                log.write(json.dumps({"step": step, **scores}) + "\n")
-            if stop.received or step == config.steps or time.monotonic() - saved_at > 60 * config.save_minutes:
-                _save(checkpoint, task.module, optimizer, step)
-                saved_at = time.monotonic()
-            if stop.received:
-                raise SystemExit(f"stopped at step {step}; the same command goes on from there")
-    model.save_pretrained(output / "model")
-    processor.save_pretrained(output / "model")
-    return output / "model"
+    Returns:
+        Where the final model is.
+
+    Raises:
+        Stopped: `stop` said so; the same call goes on from there.
+    """
+    with Workers.join(config) as workers, tempfile.TemporaryDirectory(prefix="ferret-train-") as scratch:
+        return Run(config, workers, Path(scratch), stop, reporters).train()
 
 
-def load_model(config: TrainConfig) -> tuple[FerretForConditionalGeneration, FerretProcessor]:
-    """The model to start from, float32, and its processor."""
-    init = Path(config.init)
-    if init.is_dir():
-        return (
-            FerretForConditionalGeneration.from_pretrained(str(init), dtype=torch.float32),
-            FerretProcessor.from_pretrained(str(init)),
+class Run:
+    """A run in one of its processes."""
+
+    def __init__(
+        self, config: TrainConfig, workers: Workers, scratch: Path, stop: Callable[[], bool], reporters: Sequence[Reporter]
+    ) -> None:
+        self.config, self.workers, self.stop = config, workers, stop
+        self.storage = Storage.at(config.output, scratch / "run")
+        self.directory = self.storage.directory
+        self.directory.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(config.seed)
+        self.task = build_task(config)
+        self.dataset, self.held_out = cast(Dataset, self.task.dataset("train")), self.task.dataset("validation")
+        self.steps = total_steps(config, self.dataset)
+        self.strategy: Strategy = build_strategy(self.task, config, workers)
+        self.checkpoints = Checkpoints(self.storage, scratch, config.checkpoint, workers)
+        self.totals = Totals(workers)
+        self.best = math.inf
+        self.first_step = self._resume()
+        self.progress: Progress | None = None
+        self.reporters: list[Reporter] = []
+        if workers.first:
+            self.storage.get("metrics.jsonl")  # of a bucket, too: the file goes on
+            self.progress = Progress(self.steps, self.first_step)
+            self.reporters = [*open_reporters(self.directory, self.first_step), self.progress, *reporters]
+            (self.directory / "config.yaml").write_text(config.to_yaml())
+
+    def train(self) -> str:
+        """All steps that are left, and the export of the model."""
+        try:
+            with closing(self._batches()) as batches:
+                self._train(batches)
+            return self._finish()
+        finally:
+            self.checkpoints.wait()  # whatever happened, what is being saved is worth having
+
+    def _train(self, batches: Iterator[Batch]) -> None:
+        config = self.config
+        self._restart_clock()
+        self._saved_at = time.monotonic()
+        for step in range(self.first_step + 1, self.steps + 1):
+            stopped, due = self._step(step, batches)
+            if step % config.log_steps == 0 or step == self.steps:
+                self._report(step)
+            validation_loss = None
+            if step % config.eval_steps == 0 or step == self.steps:
+                validation_loss = self._evaluate(step)
+                self._restart_clock()
+            before = self.best
+            self.best = min(before, math.inf if validation_loss is None else validation_loss)
+            due = due or step == self.steps or (config.checkpoint.steps > 0 and step % config.checkpoint.steps == 0)
+            if stopped or due or (self.best < before and config.checkpoint.keep_best > 0):
+                self._save(step, validation_loss)
+            if stopped and step < self.steps:
+                self._stop(step)
+
+    def _step(self, step: int, batches: Iterator[Batch]) -> tuple[bool, bool]:
+        """One update; whether anybody was asked to stop, and whether it is time for a checkpoint. Collective."""
+        config, workers, task = self.config, self.workers, self.task
+        task.train()
+        mine = [next(batches) for _ in range(accumulation_steps(config.micro_batches, workers.world))]
+        real = [counts for _, counts in share(range(config.micro_batches), workers.rank, workers.world)]
+        counts = [task.counts(batch) for batch in compress(mine, real)]
+        due = workers.first and time.monotonic() - self._saved_at > 60 * config.checkpoint.minutes
+        local = [sum(count[name] for count in counts) for name in task.weights]
+        *total, stopped, due = workers.sum(torch.tensor([*local, self.stop(), due], dtype=torch.double)).tolist()
+        scales = {name: weight / max(1.0, count) for (name, weight), count in zip(task.weights.items(), total, strict=True)}
+        nothing = dict.fromkeys(scales, 0.0)
+        factor = learning_rate_factor(config.schedule, step - 1, self.steps)
+        means, norm = self.strategy.step(
+            [
+                MicroBatch(
+                    _to_device(batch, workers.device),
+                    scales if counts_for_something else nothing,
+                    seed=hash((config.seed, step, turn * workers.world + workers.rank)),
+                )
+                for turn, (batch, counts_for_something) in enumerate(zip(mine, real, strict=True))
+            ],
+            factor,
         )
-    tokenizer = AutoTokenizer.from_pretrained(config.tokenizer or str(init.parent))
-    ferret = FerretConfig.from_dict(json.loads(init.read_text()))
-    ferret.text_config.vocab_size = len(tokenizer)
-    ferret.region_token_id = tokenizer.convert_tokens_to_ids(REGION_TOKEN)
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        setattr(ferret.text_config, name, getattr(tokenizer, name))
-    model = FerretForConditionalGeneration(ferret)
-    initialize_numbers(model, tokenizer)
-    return model, FerretProcessor.for_config(ferret, tokenizer)
+        for batch, count, mean in zip(compress(mine, real), counts, compress(means, real), strict=True):
+            self.totals.add(mean)
+            self._images += len(batch["pixel_values"])
+            self._tokens += batch["input_ids"].numel() if "input_ids" in batch else 0
+            self._answers += count.get("answers", 0)
+        if workers.first:
+            once = torch.ones(())
+            rate = torch.tensor(factor * config.optimizer.learning_rate, dtype=torch.double)
+            self.totals.add({"gradient_norm": (torch.tensor(norm), once), "learning_rate": (rate, once)})
+        if self.progress:
+            self.progress.advance()
+        return stopped > 0, due > 0
+
+    def _report(self, step: int) -> None:
+        seconds = time.monotonic() - self._since
+        work = torch.tensor([self._images, self._tokens, self._answers, self.checkpoints.failures])
+        images, tokens, answers, failures = self.workers.sum(work).tolist()
+        values = self._means(self.totals) | {
+            "tokens_per_second": round(tokens / seconds, 1),
+            "images_per_second": round(images / seconds, 2),
+        }
+        peak = peak_flops(self.workers.device)
+        if peak:
+            flops = model_flops(self.task.model, int(images), int(tokens), int(answers))
+            values["mfu"] = round(flops / seconds / peak / self.workers.world, 4)
+        if failures:
+            values["checkpoint_failed"] = failures  # from then on, so that nobody misses it
+        call_all(self.reporters, step, values)
+        self._restart_clock()
+
+    def _means(self, totals: Totals) -> dict[str, float]:
+        """The means of `totals`, and the loss that they add up to, which stands for a task's only one. Collective."""
+        means = totals.pop()
+        weights = {f"{name}_loss": weight for name, weight in self.task.weights.items()}
+        loss = sum(weight * means.get(name, 0.0) for name, weight in weights.items())
+        return {"loss": round(loss, 6)} | {name: value for name, value in means.items() if weights.keys() != {name}}
+
+    @torch.no_grad()
+    def _evaluate(self, step: int) -> float | None:
+        """Means over the first `eval_samples` of the held-out data; their loss. None if there are no such data. Collective."""
+        if self.held_out is None:
+            return None
+        samples = range(self.config.eval_samples)
+        if isinstance(self.held_out, Sized):
+            samples = samples[: len(self.held_out)]
+        size = self.config.micro_batch_size
+        mine = share([samples[start : start + size] for start in samples[::size]], self.workers.rank, self.workers.world)
+        self.task.eval()
+        totals = Totals(self.workers)
+        batches = load(self.held_out, [list(each) for each, _ in mine], self.task.collate)
+        for batch, (_, counts) in zip(batches, mine, strict=True):
+            means = self.strategy.evaluate(_to_device(batch, self.workers.device))
+            if counts:
+                totals.add(means)
+        values = {f"validation_{name}": value for name, value in self._means(totals).items()}
+        call_all(self.reporters, step, values)
+        return values["validation_loss"]
+
+    def _batches(self) -> Generator[Batch]:
+        config, workers = self.config, self.workers
+        text_length = getattr(self.dataset, "text_length", lambda _: 0)  # the playground's are all about as long
+        sampler = MicroBatchSampler(config, self.steps, self.first_step, workers.rank, workers.world, text_length)
+        return load(self.dataset, sampler, self.task.collate, config.data.workers, workers.device.type == "cuda")
+
+    def _resume(self) -> int:
+        """The step of the newest checkpoint, whose state is taken over; 0 if there is none."""
+        step = self.checkpoints.latest()
+        if step is None:
+            return 0
+        facts = self.checkpoints.load_facts(step)
+        states = self.checkpoints.load(step, facts)
+        if set(states) != set(self.strategy.trained) or facts["settings"] != self._settings():
+            raise ValueError(
+                f"{self.config.output}: another run is there: choose another output, or its settings, {facts['settings']}"
+            )
+        self.strategy.load_state(states, step)
+        self.best = facts["best"]
+        self.totals.restore(facts["totals"])
+        log.info("goes on from step %d of %s", step, self.config.output)
+        return step
+
+    def _settings(self) -> dict[str, Any]:
+        """The settings that a run cannot change on its way."""
+        values = self.config.to_values()
+        return {
+            name: values[name] for name in ("task", "train", "lora", "batch_size", "micro_batch_size", "precision", "seed")
+        } | {"optimizer": values["optimizer"]["name"]}
+
+    def _save(self, step: int, validation_loss: float | None) -> None:
+        facts = {
+            "validation_loss": validation_loss,
+            "best": self.best,
+            "totals": self.totals.gather(),
+            "settings": self._settings(),
+        }
+        self.checkpoints.save(self.strategy, step, facts, self._save_curves if self.workers.first else None)
+        self._saved_at = time.monotonic()
+
+    def _save_curves(self) -> None:
+        draw_curves(self.directory)
+        self.storage.send("config.yaml", "metrics.jsonl", "curves.png")
+
+    def _stop(self, step: int) -> NoReturn:
+        """Ends with `Stopped`, or `OSError` if the checkpoint of this step could not be saved. Collective."""
+        self.checkpoints.wait()
+        self._send_all()
+        if self._any(self.checkpoints.failure is not None):
+            raise OSError(f"{self.config.output}: step {step} could not be saved; the same command goes on from an earlier one")
+        raise Stopped(f"stopped at step {step}; the same command goes on from there")
+
+    def _finish(self) -> str:
+        """Exports the model; where it is. Raises `OSError` if it could not be saved there. Collective."""
+        export(self.strategy, self.config, self.directory / "model")
+        if self.config.optimizer.ema:
+            export(self.strategy, self.config, self.directory / "model-ema", average=True)
+        self.checkpoints.wait()
+        if self._any(not self._send_all()):
+            raise OSError(f"{self.config.output}: the model could not be saved; the same command tries again")
+        if self._any(self.checkpoints.failure is not None):
+            log.error("%s: the model is saved, the last checkpoint is not", self.config.output)
+        return f"{self.config.output.rstrip('/')}/model"
+
+    def _any(self, mine: bool) -> bool:
+        """Whether any worker says so. Collective."""
+        return bool(self.workers.sum(torch.tensor([float(mine)])))
+
+    def _send_all(self) -> bool:
+        """Whether all that the first worker has written is stored."""
+        return not self.workers.first or self.storage.send("metrics.jsonl", "curves.png", "*/*")
+
+    def _restart_clock(self) -> None:
+        self._since = time.monotonic()
+        self._images = self._tokens = self._answers = 0
 
 
-class Means:
-    """Running means of metrics."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.count = 0
-
-    def add(self, metrics: dict[str, float], count: int = 1) -> None:
-        """Takes the metrics of `count` more."""
-        self.count += count
-        for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value * count
-
-    def pop(self) -> dict[str, float]:
-        """The means so far, to four decimals; starts anew."""
-        means = {name: round(value / self.count, 4) for name, value in self.sums.items()}
-        self.sums, self.count = {}, 0
-        return means
-
-
-class StopSignal:
-    """Notes SIGTERM and SIGINT while it is open, so that the loop can save before it ends."""
-
-    def __enter__(self) -> StopSignal:
-        self.received = False
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, *_: object) -> None:
-        self.received = True
-
-
-@torch.no_grad()
-def evaluate(task: Task, config: TrainConfig, device: torch.device) -> dict[str, float]:
-    """Mean loss and metrics over the first `eval_examples` validation scenes."""
-    task.module.eval()
-    scenes = range(config.eval_examples)
-    means = Means()
-    for batch in DataLoader(
-        task.dataset("validation", config), batch_size=config.batch_size, sampler=scenes, collate_fn=task.collate
-    ):
-        loss, metrics = task.loss(_to_device(batch, device, task.module))
-        means.add({"loss": loss.item(), **metrics}, len(batch["pixel_values"]))
-    return means.pop()
-
-
-def _batches(task: Task, config: TrainConfig, step: int) -> Iterator[Batch]:
-    """The batches of steps `step`, `step + 1`, ... up to the end of the run."""
-    scenes = range(config.first_scene + step * config.batch_size, config.first_scene + config.steps * config.batch_size)
-    return iter(
-        DataLoader(
-            task.dataset("train", config),
-            batch_size=config.batch_size,
-            sampler=scenes,
-            collate_fn=task.collate,
-            num_workers=config.workers,
-            worker_init_fn=_quiet_worker,
-        )
-    )
-
-
-def _quiet_worker(_: int) -> None:
-    torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):  # may reach the whole process group; the parent decides when to stop
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _to_device(batch: Batch, device: torch.device, module: nn.Module) -> Batch:
-    dtype = next(module.parameters()).dtype
-    moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-    return moved | {"pixel_values": moved["pixel_values"].to(dtype)}
-
-
-def _save(path: Path, module: nn.Module, optimizer: MasterOptimizer, step: int) -> None:
-    """Writes beside, then replaces: a crash leaves the old checkpoint or the new one."""
-    path.parent.mkdir(exist_ok=True)
-    fresh = path.with_suffix(".new")
-    torch.save({"step": step, "module": module.state_dict(), **optimizer.state_dict()}, fresh)
-    fresh.replace(path)
-
-
-def _resume(path: Path, module: nn.Module, optimizer: MasterOptimizer) -> int:
-    """Loads the newest checkpoint, if there is one; returns the step it was written at."""
-    if not path.exists():
-        return 0
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    module.load_state_dict(state["module"])
-    optimizer.load_state_dict(state)
-    return int(state["step"])
+def _to_device(batch: Batch, device: torch.device) -> Batch:
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value for key, value in batch.items()
+    }

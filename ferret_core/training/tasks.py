@@ -1,141 +1,118 @@
-"""What a training run can teach: a task makes batches and turns a batch into a loss."""
+"""What a training run teaches: a task makes batches out of samples, and losses out of batches.
+
+A loss is a sum over terms (answer tokens, patches, ...), divided by the number of such terms in the whole step: what a
+worker computes does not depend on how the step was divided among workers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
-from ferret_core.data.playground import THINGS, Split
+from ferret_core.data.mixture import Mixture
+from ferret_core.data.records import Split
+from ferret_core.data.samples import pack
 from ferret_core.model import FerretForConditionalGeneration, FerretProcessor
 from ferret_core.model.modeling import IGNORE_INDEX
+from ferret_core.model.packing import packed
 from ferret_core.training.config import TrainConfig
-from ferret_core.training.number_code import CODE_WIDTH, number_code
-from ferret_core.training.samples import DenseDataset, InstructionDataset, collate
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
+Means = dict[str, tuple[Tensor, Tensor]]
+"""Sums and counts: what they are means of."""
 
 
-class Task(Protocol):
-    """A dataset for each split, how its samples form a batch, and the loss of a batch."""
+class Task(nn.Module, ABC):
+    """A dataset for each part of the data, how its samples form a batch, and the losses of a batch."""
 
-    module: nn.Module
-    """Everything that is trained: the model, and what the task adds to it."""
+    weights: dict[str, float]
+    """The losses and their weights."""
 
-    def dataset(self, split: Split, config: TrainConfig) -> Dataset:
-        """Samples of a split, by scene."""
-        ...
+    def __init__(self, model: FerretForConditionalGeneration, processor: FerretProcessor, config: TrainConfig) -> None:
+        super().__init__()
+        self.model, self.processor, self.config = model, processor, config
+
+    @abstractmethod
+    def dataset(self, split: Split) -> Dataset | None:
+        """Samples by their place in the run; None if there are none of the split."""
 
     def collate(self, samples: list) -> Batch:
         """One batch."""
-        ...
+        return pack(samples)
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """The loss to minimise, and metrics to log."""
-        ...
+    @abstractmethod
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """How many terms each loss has."""
 
+    @abstractmethod
+    def terms(self, batch: Batch) -> tuple[dict[str, Tensor], Means]:
+        """The sum of each loss's terms, and further means to report."""
 
-class InstructTask:
-    """Next-token prediction on the answers of grounded conversations.
-
-    Beside it, every patch and every region names what it shows, through the language model's own head: so it enters the
-    decoder as something like the word for it, which is easier to pass on than a code of its own.
-    """
-
-    def __init__(self, model: FerretForConditionalGeneration, processor: FerretProcessor, config: TrainConfig) -> None:
-        self.name_weight = config.name_weight
-        self.module: nn.Module = model
-        self.model = model
-        self.processor = processor
-        values = {token: int(text) for text, token in processor.tokenizer.get_vocab().items() if text.isdecimal()}
-        self._number = torch.tensor([values.get(token, -1) for token in range(model.config.text_config.vocab_size)])
-
-    def dataset(self, split: Split, config: TrainConfig) -> Dataset:
-        """Conversations of `config.turns` questions."""
-        return InstructionDataset(split, self.processor, config.turns, config.max_length)
-
-    collate = staticmethod(collate)
-
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Cross-entropy; teacher-forced, the share of right words and the mean error of numbers, in text bins."""
-        model, head = self.model.model, self.model.lm_head
-        image_features = model.encode_images(batch["pixel_values"])
-        region_features = model.encode_regions(image_features, batch["region_points"], batch["region_image"])
-        embeddings = model.embed_prompt(batch["input_ids"], image_features, region_features)
-        hidden = model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
-        targets = batch["labels"][:, 1:]
-        kept = targets != IGNORE_INDEX
-        logits, targets = head(hidden[:, :-1][kept]).float(), targets[kept]
-        loss = F.cross_entropy(logits, targets)
-
-        naming = {}
-        if self.name_weight:
-            patches, naming["patch_names"] = self._naming(model.multi_modal_projector(image_features), batch["patch_names"])
-            regions, naming["region_names"] = self._naming(region_features, batch["region_names"])
-            loss = loss + self.name_weight * (patches + regions)
-        with torch.no_grad():
-            answers = logits.argmax(-1)
-            number = self._number.to(targets.device)
-            numbers = number[targets] >= 0
-            metrics = {
-                **naming,
-                "words": (answers == targets)[~numbers].float().mean().item(),
-                "number_error": (number[answers] - number[targets])[numbers].abs().float().mean().item(),
-            }
-        return loss, metrics
-
-    def _naming(self, features: Tensor, names: Tensor) -> tuple[Tensor, float]:
-        """Cross-entropy and accuracy of the names `(...)` that the head reads from features `(..., D)`."""
-        shown = names != IGNORE_INDEX
-        logits, names = self.model.lm_head(self.model.model.language_model.norm(features[shown])).float(), names[shown]
-        count = max(1, len(names))
-        return F.cross_entropy(logits, names, reduction="sum") / count, (logits.argmax(-1) == names).sum().item() / count
+    def forward(self, batch: Batch, scales: dict[str, float]) -> tuple[Tensor, Means]:
+        """The losses' sums times `scales`, to be minimised; and everything to report."""
+        terms, means = self.terms(batch)
+        loss = sum((scales[name] * value for name, value in terms.items()), start=torch.zeros((), device=self.model.device))
+        counts = self.counts(batch)
+        sums = {f"{name}_loss": (value.detach(), torch.tensor(counts[name])) for name, value in terms.items()}
+        return loss, sums | means
 
 
-class DenseTask:
-    """What is under every patch, and its box: a head start for the vision tower, as CLIP's has had one."""
+class InstructTask(Task):
+    """Next-token prediction on the answers of grounded conversations."""
 
-    _outputs = (1, len(THINGS), 4 * CODE_WIDTH)
+    weights = {"answers": 1.0}  # noqa: RUF012
 
-    def __init__(self, model: FerretForConditionalGeneration, processor: FerretProcessor, config: TrainConfig) -> None:
-        self.model, self.processor = model.model, processor
-        width = model.config.vision_config.hidden_size
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(self._outputs)))
-        self.module: nn.Module = nn.ModuleDict({"vision_tower": model.model.vision_tower, "head": self.head})
-        self._code = number_code()
+    def dataset(self, split: Split) -> Dataset | None:
+        """The mixture of the configured sources."""
+        sources = self.config.data.sources if split == "train" else self.config.data.validation
+        return Mixture(sources, self.processor, self.config.data, self.config.seed) if sources else None
 
-    def dataset(self, split: Split, config: TrainConfig) -> Dataset:
-        """Scenes with dense labels."""
-        return DenseDataset(split, self.processor)
+    def counts(self, batch: Batch) -> dict[str, int]:
+        return {"answers": int((batch["labels"] != IGNORE_INDEX).sum())}
 
-    collate = staticmethod(default_collate)
+    def terms(self, batch: Batch) -> tuple[dict[str, Tensor], Means]:
+        hidden, _, _ = self.hidden(batch)
+        return self.answers(hidden, batch["labels"])[:2]
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Cross-entropies of "is there anything" and, on things, of what it is and of the four numbers of its box."""
-        features = self.model.encode_images(batch["pixel_values"])
-        thing, names, numbers = self.head(features).float().split(self._outputs, dim=-1)
-        shown = batch["kinds"] > 0
-        names, kinds, boxes = names[shown], batch["kinds"][shown] - 1, batch["boxes"][shown]
-        numbers = numbers[shown].unflatten(-1, (4, CODE_WIDTH)) @ self._code.to(features.device).T
-        loss = (
-            F.binary_cross_entropy_with_logits(thing[..., 0], shown.float())
-            + F.cross_entropy(names, kinds)
-            + F.cross_entropy(numbers.flatten(0, 1), boxes.flatten())
+    def hidden(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The decoder's last hidden states `(1, T, D)`, the image features `(I, N, d)` and the region features `(R, D)`."""
+        model = self.model.model
+        pixels, points, owners = batch["pixel_values"].to(self.model.dtype), batch["region_points"], batch["region_image"]
+        images, regions = len(pixels), len(points)
+        # A batch without an image or a region still runs every part, on nothing: workers must all take part in exchanges.
+        if not images:
+            size = self.model.config.vision_config.image_size
+            pixels = pixels.new_zeros(1, 3, size, size)
+        if not regions:
+            points, owners = points.new_full((1, self.model.config.sampler_points, 2), 0.5), owners.new_zeros(1)
+        image_features = model.encode_images(pixels)
+        region_features = model.encode_regions(image_features, points, owners)
+        embeddings = model.embed_prompt(
+            batch["input_ids"], image_features[:images] if images else None, region_features[:regions]
         )
-        with torch.no_grad():
-            metrics = {
-                "names": (names.argmax(-1) == kinds).float().mean().item(),
-                "presence": ((thing[..., 0] > 0) == shown).float().mean().item(),
-                "number_error": (numbers.argmax(-1) - boxes).abs().float().mean().item(),
-            }
-        return loss, metrics
+        if not images:
+            embeddings = embeddings + 0 * model.multi_modal_projector(image_features).sum()
+        if not regions:
+            embeddings = embeddings + 0 * region_features.sum()
+        outputs = model.language_model(
+            inputs_embeds=embeddings, position_ids=batch["position_ids"], **packed(batch["cu_seq_lens"], batch["max_length"])
+        )
+        return outputs.last_hidden_state, image_features[:images], region_features[:regions]
+
+    def answers(self, hidden: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Means, tuple[Tensor, Tensor]]:
+        """The loss of the answers, the share of right tokens, and the targets with what was predicted."""
+        targets = labels[:, 1:]
+        kept = targets != IGNORE_INDEX
+        targets = targets[kept]
+        loss, predictions = self.model.lm_head(hidden[:, :-1][kept], targets)
+        return {"answers": loss}, {"accuracy": mean_of(predictions == targets)}, (targets, predictions)
 
 
-TASKS: dict[str, Callable[[FerretForConditionalGeneration, FerretProcessor, TrainConfig], Task]] = {
-    "instruct": InstructTask,
-    "dense": DenseTask,
-}
+def mean_of(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum and count of values."""
+    values = values.detach().double()
+    return values.sum(), torch.tensor(values.numel())

@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import threading
-import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import pytest
+import torch
 from ferret.v1 import ferret_pb2 as pb
 from ferret.v1.ferret_pb2_grpc import FerretServiceStub
 from PIL import Image
@@ -25,14 +26,14 @@ from ferret_core.prompt import Turn
 from services.client import AsyncFerretClient, FerretClient, InvalidRequestError, NotFoundError, ServerError
 from services.conversation import ConversationTurn
 from services.wire import region_to_proto
-from tests.processes import FERRET, assert_none_left, free_port, start_platform
+from tests.processes import FERRET, assert_none_left, free_port, start_platform, wait_until
 
 pytestmark = pytest.mark.platform
 
 
 @pytest.fixture(scope="module")
 def predictor():
-    return FerretPredictor.from_pretrained("playground", device="cpu")
+    return FerretPredictor.from_pretrained("playground", device="cpu", dtype=torch.float32)
 
 
 def png(image):
@@ -99,6 +100,12 @@ def test_async_client(platform, predictor):
             await client.rate_answer(conversation.id, 0, "up")
             (turn,) = (await client.get_conversation(conversation.id)).turns
             assert (turn.answer, turn.rating) == (answers[0].text, "up")
+            archive = zipfile.ZipFile(io.BytesIO(await client.export_conversation(conversation.id)))
+            assert archive.namelist() == ["conversation.json", "image.png", "ratings.jsonl"]
+            assert archive.read("image.png") == data
+            await client.delete_conversation(conversation.id)
+            with pytest.raises(NotFoundError, match="no conversation"):
+                await client.get_conversation(conversation.id)
             return answers
 
     predictor.set_image(example.image)
@@ -182,9 +189,9 @@ def test_a_stopped_answer_is_kept_as_far_as_it_came(client, predictor):
     assert not reader.is_alive()
     seen = "".join(event.text for event in events if isinstance(event, TextDelta))
 
-    deadline = time.monotonic() + 60  # the client need not wait until the platform has put it down
-    while not (turn := client.get_conversation(conversation.id).turns[0]).answer and time.monotonic() < deadline:
-        time.sleep(0.1)
+    # the client need not wait until the platform has put it down
+    wait_until(lambda: client.get_conversation(conversation.id).turns[0].answer, 60)
+    turn = client.get_conversation(conversation.id).turns[0]
     assert turn.answer.startswith(seen)
     assert (turn.question, turn.finish_reason, turn.model) == ("Describe the image.", None, "playground")
 
@@ -205,8 +212,9 @@ def test_ratings_are_kept_with_the_answer_and_written_down(platform, client):
         (turn,) = client.get_conversation(conversation.id).turns
         assert (turn.rating, turn.comment, turn.answer) == (rating, comment, answer.text)
 
-    lines = [line for path in Path(platform.environment["FERRET_HOME"], "feedback").iterdir() for line in path.open()]
+    lines = [line for path in Path(platform.environment["FERRET_HOME"], "feedback").rglob("*.jsonl") for line in path.open()]
     entries = [entry for entry in map(json.loads, lines) if entry["conversation"] == conversation.id]
+    entries.sort(key=lambda entry: entry["time"])
     assert [(entry["rating"], entry["comment"]) for entry in entries] == [("up", "größer"), ("down", ""), ("withdrawn", "")]
     for entry in entries:
         assert len(entry["turn_id"]) == 32
@@ -253,7 +261,7 @@ def test_bad_requests_leave_a_conversation_as_it_was(platform, client):
         (consume, chat(regions=outside), "regions[0]: box: x2 = "),
         (consume, chat(turn=0, sampling={"max_new_tokens": 0}), "max_new_tokens: must be at least 1"),
         (consume, pb.ChatRequest(image_bytes=data, question="x", turn=0), "turn: only with conversation_id"),
-        (stub.CreateConversation, pb.CreateConversationRequest(), "image: set image_bytes or image_id"),
+        (stub.CreateConversation, pb.CreateConversationRequest(), "image: set image_bytes, image_id or image_url"),
         (stub.CreateConversation, pb.CreateConversationRequest(image_bytes=b"hello"), "image: not one of JPEG"),
         (stub.CreateConversation, create(regions=many | {0: point}), "regions: at most 64 in all, got 65"),
         (stub.CreateConversation, create(regions=outside), "regions[0]: box: x2 = "),
@@ -279,6 +287,8 @@ def test_bad_requests_leave_a_conversation_as_it_was(platform, client):
             "conversation_id: no conversation",
         ),
         (stub.CreateConversation, pb.CreateConversationRequest(image_id="sha256:0"), "image_id: no image 'sha256:0'"),
+        (stub.ExportConversation, pb.ExportConversationRequest(), "conversation_id: no conversation ''"),
+        (stub.DeleteConversation, pb.DeleteConversationRequest(conversation_id=unknown), "conversation_id: no conversation"),
     ]
     for code, cases in ((grpc.StatusCode.INVALID_ARGUMENT, invalid), (grpc.StatusCode.NOT_FOUND, missing)):
         for call, request, says in cases:
@@ -297,7 +307,7 @@ def test_bad_requests_name_the_field_and_the_platform_keeps_serving(platform, cl
     outside = {0: region_to_proto(Box(0, 0, size[0] + 50, 5))}
     unknown = "sha256:" + "0" * 64
     invalid = [
-        (pb.ChatRequest(question="x"), "image: set image_bytes or image_id"),
+        (pb.ChatRequest(question="x"), "image: set image_bytes, image_id or image_url"),
         (pb.ChatRequest(image_bytes=b"hello", question="x"), "image: not one of JPEG"),
         (pb.ChatRequest(image_bytes=data[: len(data) // 2], question="x"), "image: truncated or damaged"),
         (pb.ChatRequest(image_bytes=bomb, question="x"), "image: 9000 x 9000 pixels; at most 50,000,000"),
@@ -392,7 +402,7 @@ def test_down_leaves_no_process_behind(tmp_path):
 
 
 def test_interrupt_while_starting_leaves_no_process_behind(tmp_path):
-    command = [*FERRET, "up", "--port", str(free_port()), "--http-port", str(free_port())]
+    command = [*FERRET, "up", "--port", str(free_port()), "--http-port", str(free_port()), "--metrics-port", str(free_port())]
     with subprocess.Popen(
         command, env=os.environ | {"FERRET_HOME": str(tmp_path)}, stderr=subprocess.PIPE, text=True
     ) as process:

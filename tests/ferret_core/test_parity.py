@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPVisionConfig, LlamaConfig
 
-from ferret_core.checkpoint.original import _rename
+from ferret_core.checkpoint.original import our_name
 from ferret_core.geometry import Box, ImageSize, Mask, Point
 from ferret_core.model import FerretConfig
 from ferret_core.model.region_encoder import SpatialAwareSampler, read_features
@@ -175,9 +175,9 @@ def recorded_sampler(pooling, golden):
     sampler = SpatialAwareSampler(config)
     prefix = "model.region_encoder."
     state = load_file(golden / "sampler" / f"state_dict_{pooling}.safetensors")
-    renamed = {_rename(f"model.region_geo_sampler.{k}").removeprefix(prefix): v for k, v in state.items()}
+    renamed = {our_name(f"model.region_geo_sampler.{k}").removeprefix(prefix): v for k, v in state.items()}
     sampler.load_state_dict({k: v.squeeze(-1) if k.endswith("aggregate.weight") else v for k, v in renamed.items()})
-    return sampler, {_rename(f"model.region_geo_sampler.{k}").removeprefix(prefix): k for k in state}
+    return sampler, {our_name(f"model.region_geo_sampler.{k}").removeprefix(prefix): k for k in state}
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["re-associated", "plain"])

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from ferret_core.data.playground import Example, playground_example
 from ferret_core.data.pointing import Gesture
-from ferret_core.evaluation.playground import grade
+from ferret_core.evaluation.benchmark import Prediction
+from ferret_core.evaluation.playground import grade, to_item
 from ferret_core.predictor import FerretPredictor
 from ferret_core.prompt import Turn
 from ui.regions import regions_to_json
@@ -44,7 +45,7 @@ def main() -> None:
             {
                 "title": title,
                 "picture": name,
-                "regions": regions_to_json(dict(enumerate(example.record.regions))),
+                "regions": regions_to_json(example.regions),
                 "questions": [turn.question for turn in example.record.turns],
                 "answers": [re.sub(r" \[box\d+\]", "", turn.answer or "") for turn in example.record.turns],
             }
@@ -64,8 +65,8 @@ def right(
         predictor.set_image(whole.image)
         history: list[Turn] = []
         for turn, kind in zip(whole.record.turns, whole.kinds, strict=True):
-            answer = predictor.ask(turn.question, whole.record.regions, history).text
-            if not all(good for _, good in grade(one_turn(whole, turn, kind), answer)):
+            answer = predictor.ask(turn.question, whole.regions, history).text
+            if not grade(Prediction(to_item(one_turn(whole, turn, kind)), answer))["right"]:
                 break
             history.append(Turn(turn.question, answer))
         else:

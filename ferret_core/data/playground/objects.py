@@ -1,15 +1,11 @@
-"""The things of the playground world: one name, one category and one sprite each.
+"""The things of the playground world: one name, one category and one emoji each, which `styles.py` has pictures of.
 
-Sprites are Microsoft's Fluent Emoji 3D pictures (MIT, see `sprites/LICENSE`), 256 x 256 WebP with alpha, named by
-Unicode code point. Names are plain English nouns, unique; `plural` is irregular only where it must be.
+Names are plain English nouns, unique; `plural` is irregular only where it must be.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-
-SPRITES = Path(__file__).parent / "sprites"
 
 # category: code point, name; ...
 _TABLE = {
@@ -89,7 +85,7 @@ class Thing:
     name: str
     category: str
     sprite: str
-    """File stem of the sprite."""
+    """Its code point, and the file stem of its bundled sprites."""
 
     @property
     def countable(self) -> bool:
@@ -133,3 +129,39 @@ THINGS = tuple(
     for sprite, name in (entry.split(maxsplit=1) for entry in entries.strip().split(";"))
 )
 CATEGORIES = tuple(_TABLE)
+NAMED = {name: thing for thing in THINGS for name in (thing.name, thing.plural)}
+"""The things by what they are called, one or several of them."""
+
+_LOOK_ALIKES = """
+    dog, fox, wolf, cat; cat, tiger, fox; rabbit, mouse, raccoon; horse, cow, goat, sheep, llama, camel, deer, giraffe,
+    zebra, unicorn; pig, cow, sheep; rooster, turkey, chick, duck, parrot; duck, swan, chick, flamingo; eagle, owl, parrot,
+    turkey, peacock; tiger, lion, zebra; elephant, rhinoceros; bear, koala, panda, gorilla, raccoon, teddy bear; hedgehog,
+    skunk, raccoon, mouse; snake, lizard, crocodile, turtle, frog, dragon; whale, dolphin, shark, fish, seal; octopus, crab,
+    shrimp, scorpion, spider; bee, ladybug, butterfly, spider; apple, tomato, peach, cherries, orange; lemon, pear, banana,
+    orange; orange, basketball, peach; grapes, blueberries, cherries; watermelon, avocado, coconut; corn, carrot, pineapple,
+    banana; garlic, onion, egg; bread, croissant, pretzel, sandwich, peanuts; pancakes, waffle, cheese; steak, bacon;
+    hamburger, hot dog, sandwich, taco; donut, cookie, roller skate; cake, cupcake, ice cream; chocolate, briefcase;
+    lollipop, balloon; popcorn, fries, bucket; coffee, milk, beer, wine, bubble tea, teapot; car, taxi, bus, race car; bus,
+    ambulance, fire truck, truck, tram; tractor, truck, rickshaw; motorcycle, scooter, bicycle; train, tram; airplane,
+    helicopter, rocket; ship, sailboat; parachute, balloon, kite; skateboard, roller skate; hammer, wrench, screwdriver,
+    axe, saw; screwdriver, pencil, paintbrush, flashlight, knife; knife, saw, spoon, key; toolbox, briefcase, package, gift;
+    bucket, basket; broom, paintbrush; lock, battery; candle, flashlight, light bulb; compass, alarm clock; microscope,
+    telescope; television, radio, camera, laptop; book, package, door; chair, bed, toilet; crown, trophy, bell; backpack,
+    briefcase; top hat, cap; scarf, gloves, socks; gloves, boxing glove; shirt, dress, jeans; sneaker, boot, roller skate;
+    guitar, violin; trumpet, saxophone; soccer ball, basketball, football, bowling ball; tree, pine tree, palm tree,
+    broccoli, cactus; sunflower, rose, tulip, maple leaf; strawberry, tomato, cherries
+"""
+
+
+def _neighbours(groups: str) -> dict[str, frozenset[str]]:
+    """For each name the others of its groups."""
+    found: dict[str, set[str]] = {}
+    for group in groups.split(";"):
+        names = {" ".join(name.split()) for name in group.split(",")}
+        for name in names:
+            found.setdefault(name, set()).update(names - {name})
+    return {name: frozenset(others) for name, others in found.items()}
+
+
+LOOK_ALIKES = _neighbours(_LOOK_ALIKES)
+"""By name, the names of things of about the same shape or colours."""

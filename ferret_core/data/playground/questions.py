@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ferret_core.data.playground.objects import CATEGORIES, THINGS, Thing, article
+from ferret_core.data.playground.objects import CATEGORIES, LOOK_ALIKES, THINGS, Thing, article
 from ferret_core.data.playground.scenes import Scene
 from ferret_core.data.pointing import GESTURES, Gesture, point_at
 from ferret_core.geometry import Box, Region
@@ -36,6 +36,7 @@ KINDS = {
 _CLEAR_RATIO = 1.25  # one size or offset must exceed the other by this factor to be called larger, or left of
 _CLEAR_GAP = 0.08  # of the picture's side: what is less far apart is neither beside nor above
 _ABSENT_CHANCE = 0.15  # of asking where something is, or how many there are, when there is none
+_HARD_ABSENT_CHANCE = 0.25
 
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
@@ -71,11 +72,14 @@ _T = TypeVar("_T")
 class Interview:
     """Asks about one scene, collecting the regions and boxes that its questions and answers point at.
 
-    Objects go by their index in the scene.
+    Objects go by their index in the scene. Hard questions are more often about look-alikes of what is there, about what is not,
+    and about one of several.
     """
 
-    def __init__(self, scene: Scene, rng: np.random.Generator, gestures: Sequence[Gesture] = GESTURES) -> None:
-        self.scene, self.objects, self.rng, self.gestures = scene, scene.objects, rng, gestures
+    def __init__(
+        self, scene: Scene, rng: np.random.Generator, gestures: Sequence[Gesture] = GESTURES, hard: bool = False
+    ) -> None:
+        self.scene, self.objects, self.rng, self.gestures, self.hard = scene, scene.objects, rng, gestures, hard
         self.regions: list[Region] = []
         self.boxes: list[Box] = []
         self.subject: int | None = None
@@ -92,14 +96,36 @@ class Interview:
         """A random object."""
         return self.pick(range(len(self.objects)))
 
+    def one_of_several(self) -> int:
+        """A random object; in hard questions, half of the time one of which there are several, if there is one."""
+        if self.hard and self.rng.random() < 0.5:
+            several = [i for i in range(len(self.objects)) if len(self.same_kind(i)) > 1]
+            if several:
+                return self.pick(several)
+        return self.any_object()
+
+    def asks_in_vain(self) -> bool:
+        """Whether to ask about something that is not there."""
+        return bool(self.rng.random() < (_HARD_ABSENT_CHANCE if self.hard else _ABSENT_CHANCE))
+
     def same_kind(self, i: int) -> tuple[int, ...]:
         """Objects of the same kind as object i, itself included."""
         return tuple(j for j, other in enumerate(self.objects) if other.thing == self.objects[i].thing)
 
+    def counted(self, i: int) -> tuple[int, ...]:
+        """The same as a count lists them: in training from left to right, which can be learned. The scenes that models are
+        compared on list them in the order they were put there, which nobody can see; their scoring knows that."""
+        return self._left_to_right(self.same_kind(i)) if self.hard else self.same_kind(i)
+
     def absent_thing(self, like: Thing, countable: bool = False) -> Thing:
-        """A kind of thing that is not in the scene; half of the time of the same category as `like`."""
+        """A kind of thing that is not in the scene; half of the time of the same category as `like`, in hard questions
+        often one that looks like it."""
         present = {o.thing for o in self.objects}
         absent = [t for t in THINGS if t not in present and (t.countable or not countable)]
+        if self.hard and self.rng.random() < 0.4:
+            look_alikes = [t for t in absent if t.name in LOOK_ALIKES.get(like.name, ())]
+            if look_alikes:
+                return self.pick(look_alikes)
         alike = [t for t in absent if t.category == like.category] if self.rng.random() < 0.5 else []
         return self.pick(alike or absent)
 
@@ -134,7 +160,7 @@ class Interview:
         """Where is the dog? The dog is at [box0]. Also several of a kind, and none."""
         i = self.any_object()
         thing, group = self.objects[i].thing, self._left_to_right(self.same_kind(i))
-        if self.rng.random() < _ABSENT_CHANCE:
+        if self.asks_in_vain():
             self.subject = None
             absent = self.absent_thing(thing)
             return Turn(self._where(absent.name, absent.verb), _sentence(_there_is_no(absent)))
@@ -145,7 +171,7 @@ class Interview:
 
     def locate_by_relation(self) -> Turn | None:
         """Where is the dog left of the cake? Where is the largest dog?"""
-        i = self.any_object()
+        i = self.one_of_several()
         if not self.objects[i].thing.countable:
             return None
         phrases = [phrase for phrase in (self._superlative(i), self._relative(i)) if phrase]
@@ -167,7 +193,7 @@ class Interview:
     def presence(self) -> Turn:
         """Is there a dog in the image? Yes, there is a dog [box0]."""
         i = self.any_object()
-        thing, group = self.objects[i].thing, self.same_kind(i)
+        thing, group = self.objects[i].thing, self.counted(i)
         present = self.rng.random() < 0.5
         self.subject = i if present and len(group) == 1 else None
         asked = thing if present else self.absent_thing(thing)
@@ -213,12 +239,12 @@ class Interview:
 
     def count(self) -> Turn | None:
         """How many dogs are there? There are two dogs [box0] [box1]."""
-        i = self.any_object()
-        thing, group = self.objects[i].thing, self.same_kind(i)
+        i = self.one_of_several()
+        thing, group = self.objects[i].thing, self.counted(i)
         if not thing.countable:
             return None
         self.subject = None
-        if self.rng.random() < _ABSENT_CHANCE:
+        if self.asks_in_vain():
             name = self.absent_thing(thing, countable=True).plural
             return Turn(f"How many {name} are there?", f"There are no {name} in the image.")
         if self.rng.random() < 0.15:

@@ -1,32 +1,42 @@
 """Scenes of the playground world: a background with 2 to 8 things on it, and exactly where each of them is.
 
-    scene = generate_scene(scene_rng("test", 7))
+    scene = generate_scene(scene_rng("test", 7), WORLDS["test"])
     scene.image, scene.objects[0].thing.name, scene.objects[0].box, scene.mask_of(0)
 
-A scene is a function of (split, index): the same everywhere, and never shared between splits.
+A scene is a function of (split, index, seed) and of its world: the same everywhere, and never shared between splits.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
-from typing import Literal, get_args
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from ferret_core.data.playground.objects import SPRITES, THINGS, Thing
+from ferret_core.data.playground.objects import THINGS, Thing
+from ferret_core.data.playground.styles import MIXED, Levels, Painter, opaque, trim
+from ferret_core.data.records import SPLITS, Split
 from ferret_core.geometry import Box, ImageSize, mask_bounds
 
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
-
 _MIN_OBJECTS, _MAX_OBJECTS = 2, 8
-_MIN_VISIBLE = 0.8  # of each thing's own pixels, after others were put in front of it
-_DUPLICATE_CHANCE = 0.3  # of a thing being another one of a kind already in the scene
 _ATTEMPTS = 12  # to find room, for each thing that is wanted
 _BACKGROUNDS = ("gradient", "clouds", "stripes", "checkerboard", "sky above ground")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What scenes look like and how hard they are. The defaults make the scenes that models are compared on: they stay."""
+
+    style: str | Path = "3d"
+    """One of `STYLES`, a directory of pictures (see `styles.open_style`), or `mixed`."""
+    hard: bool = False
+    """Whether, to a degree that differs from scene to scene, things are smaller, more covered and more often several of a kind,
+    and questions more often about look-alikes, about what is not there, and about one of several."""
+
+
+WORLDS: dict[Split, World] = {"train": World(style=MIXED, hard=True), "validation": World(), "test": World()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,67 +72,62 @@ class Scene:
         return self.instances == i + 1
 
 
-def scene_rng(split: Split, index: int) -> np.random.Generator:
-    """The random numbers of scene `index` of a split."""
-    return np.random.default_rng([SPLITS.index(split), index])
+def scene_rng(split: Split, index: int, seed: int = 0) -> np.random.Generator:
+    """The random numbers of scene `index` of a split; another seed makes other scenes."""
+    return np.random.default_rng([SPLITS.index(split), index, seed])
 
 
-def generate_scene(rng: np.random.Generator) -> Scene:
-    """A random scene: 2 to 8 things, fewer if they do not fit."""
+def generate_scene(rng: np.random.Generator, world: World = World()) -> Scene:
+    """A random scene: 2 to 8 things, fewer if they do not fit.
+
+    Raises `ValueError` if there is no such style.
+    """
     side, aspect = rng.uniform(256, 480), math.exp(rng.uniform(-0.55, 0.55))
     size = ImageSize(round(side * math.sqrt(aspect)), round(side / math.sqrt(aspect)))
     count = int(rng.integers(_MIN_OBJECTS, _MAX_OBJECTS + 1))
-    smallest, largest = 0.17, 0.5 if count <= 4 else 0.36  # longer side of a thing, of the picture's mean side
+    hardness = rng.uniform() if world.hard else 0.0
+    smallest, largest = (
+        0.17 - 0.06 * hardness,
+        0.5 if count <= 4 else 0.36,
+    )  # longer side of a thing, of the picture's mean side
+    min_visible = 0.8 - 0.2 * hardness  # of each thing's own pixels, after others were put in front of it
+    duplicate_chance = 0.3 + 0.2 * hardness  # of a thing being another one of a kind already in the scene
 
+    painter = Painter(world.style, rng)
     image = _background(rng, size)
     instances = np.zeros((size.height, size.width), np.uint8)
     things: list[Thing] = []
-    areas: list[int] = []  # of each thing in pixels, hidden ones included
+    areas, visible = np.zeros((2, _MAX_OBJECTS), int)  # of each thing in pixels, with and without what is hidden
     for _ in range(count * _ATTEMPTS):
         if len(things) == count:
             break
-        repeat = things and rng.random() < _DUPLICATE_CHANCE
+        repeat = things and rng.random() < duplicate_chance
         thing = things[rng.integers(len(things))] if repeat else THINGS[rng.integers(len(THINGS))]
-        sprite = _sprite(thing, rng, side * math.exp(rng.uniform(math.log(smallest), math.log(largest))))
+        pictures = painter.pictures()
+        if thing not in pictures:
+            continue
+        longest = side * math.exp(rng.uniform(math.log(smallest), math.log(largest)))
+        sprite = painter.finish(_sprite(pictures[thing], rng, longest), pictures)
         if sprite.width >= size.width or sprite.height >= size.height:
             continue
         x, y = int(rng.integers(size.width - sprite.width)), int(rng.integers(size.height - sprite.height))
-        opaque = _opaque(sprite)
+        solid = opaque(sprite)
         window = instances[y : y + sprite.height, x : x + sprite.width]
-        hidden = np.bincount(window[opaque], minlength=len(things) + 1)[1:]
-        visible = np.bincount(instances.ravel(), minlength=len(things) + 1)[1:] - hidden
-        if any(seen < _MIN_VISIBLE * area for seen, area in zip(visible, areas, strict=True)):
+        hidden = np.bincount(window[solid], minlength=_MAX_OBJECTS + 1)[1:]
+        if (visible - hidden < min_visible * areas).any():
             continue
         image.paste(sprite, (x, y), sprite)
+        visible -= hidden
+        areas[len(things)] = visible[len(things)] = solid.sum()
         things.append(thing)
-        areas.append(int(opaque.sum()))
-        window[opaque] = len(things)
+        window[solid] = len(things)
 
     objects = tuple(SceneObject(thing, Box(*mask_bounds(instances == i))) for i, thing in enumerate(things, start=1))
     return Scene(image, objects, instances)
 
 
-def _opaque(sprite: Image.Image) -> np.ndarray:
-    """The pixels that count as the thing's, bool `(height, width)`."""
-    return np.asarray(sprite.getchannel("A")) > 127
-
-
-def _trim(sprite: Image.Image) -> Image.Image:
-    """The sprite cropped to its opaque pixels."""
-    return sprite.crop(Image.fromarray(_opaque(sprite)).getbbox())
-
-
-@cache
-def _mipmaps(sprite: str) -> tuple[Image.Image, ...]:
-    """The sprite, trimmed, at full, half and quarter size: resizing from a near size is fast."""
-    with Image.open(SPRITES / f"{sprite}.webp") as picture:
-        full = _trim(picture.convert("RGBA"))
-    return full, full.reduce(2), full.reduce(4)
-
-
-def _sprite(thing: Thing, rng: np.random.Generator, longest: float) -> Image.Image:
-    """The picture of a thing, `longest` pixels on its longer side, with a little variety."""
-    levels = _mipmaps(thing.sprite)
+def _sprite(levels: Levels, rng: np.random.Generator, longest: float) -> Image.Image:
+    """A picture, `longest` pixels on its longer side, with a little variety."""
     source = next((level for level in reversed(levels) if max(level.size) >= longest), levels[0])
     scale = longest / max(source.size)
     stretch = math.exp(rng.uniform(-0.1, 0.1))
@@ -131,7 +136,7 @@ def _sprite(thing: Thing, rng: np.random.Generator, longest: float) -> Image.Ima
     if rng.random() < 0.5:
         sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if rng.random() < 0.5:
-        sprite = _trim(sprite.rotate(rng.uniform(-15, 15), Image.Resampling.BILINEAR, expand=True))
+        sprite = trim(sprite.rotate(rng.uniform(-15, 15), Image.Resampling.BILINEAR, expand=True))
     if rng.random() < 0.5:
         alpha = sprite.getchannel("A")
         sprite = ImageEnhance.Brightness(sprite).enhance(rng.uniform(0.8, 1.15))

@@ -58,7 +58,8 @@ def _texts(examples: int) -> Iterator[str]:
     for thing in THINGS:
         yield f" {thing.name} {thing.plural} the {thing.name}."
     for i in range(examples):
-        record = playground_example("train", i).record
-        prompt, _ = build_prompt(record.turns, dict(enumerate(record.regions)), record.size)
+        example = playground_example("train", i)
+        record = example.record
+        prompt, _ = build_prompt(record.turns, example.regions, record.size)
         text = write_boxes(prompt, record.boxes, record.size)
         yield "".join(c for c in text if not c.isdigit())

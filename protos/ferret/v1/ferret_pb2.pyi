@@ -19,7 +19,7 @@ RATING_UP: Rating
 RATING_DOWN: Rating
 
 class ChatRequest(_message.Message):
-    __slots__ = ("model", "image_bytes", "image_id", "regions", "history", "question", "sampling", "conversation_id", "turn")
+    __slots__ = ("model", "image_bytes", "image_id", "image_url", "regions", "history", "question", "sampling", "conversation_id", "turn")
     class RegionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,7 @@ class ChatRequest(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     IMAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_URL_FIELD_NUMBER: _ClassVar[int]
     REGIONS_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
     QUESTION_FIELD_NUMBER: _ClassVar[int]
@@ -39,13 +40,14 @@ class ChatRequest(_message.Message):
     model: str
     image_bytes: bytes
     image_id: str
+    image_url: str
     regions: _containers.MessageMap[int, _regions_pb2.Region]
     history: _containers.RepeatedCompositeFieldContainer[Turn]
     question: str
     sampling: _sampling_pb2.Sampling
     conversation_id: str
     turn: int
-    def __init__(self, model: _Optional[str] = ..., image_bytes: _Optional[bytes] = ..., image_id: _Optional[str] = ..., regions: _Optional[_Mapping[int, _regions_pb2.Region]] = ..., history: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., question: _Optional[str] = ..., sampling: _Optional[_Union[_sampling_pb2.Sampling, _Mapping]] = ..., conversation_id: _Optional[str] = ..., turn: _Optional[int] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., image_bytes: _Optional[bytes] = ..., image_id: _Optional[str] = ..., image_url: _Optional[str] = ..., regions: _Optional[_Mapping[int, _regions_pb2.Region]] = ..., history: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., question: _Optional[str] = ..., sampling: _Optional[_Union[_sampling_pb2.Sampling, _Mapping]] = ..., conversation_id: _Optional[str] = ..., turn: _Optional[int] = ...) -> None: ...
 
 class Turn(_message.Message):
     __slots__ = ("question", "answer", "id", "spans", "finish_reason", "model", "rating", "comment")
@@ -122,10 +124,12 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., dropped_turns: _Optional[int] = ...) -> None: ...
 
 class UploadImageRequest(_message.Message):
-    __slots__ = ("image_bytes",)
+    __slots__ = ("image_bytes", "image_url")
     IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_URL_FIELD_NUMBER: _ClassVar[int]
     image_bytes: bytes
-    def __init__(self, image_bytes: _Optional[bytes] = ...) -> None: ...
+    image_url: str
+    def __init__(self, image_bytes: _Optional[bytes] = ..., image_url: _Optional[str] = ...) -> None: ...
 
 class UploadImageResponse(_message.Message):
     __slots__ = ("image",)
@@ -168,15 +172,17 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "context_length")
+    __slots__ = ("name", "context_length", "revision")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
     name: str
     context_length: int
-    def __init__(self, name: _Optional[str] = ..., context_length: _Optional[int] = ...) -> None: ...
+    revision: str
+    def __init__(self, name: _Optional[str] = ..., context_length: _Optional[int] = ..., revision: _Optional[str] = ...) -> None: ...
 
 class CreateConversationRequest(_message.Message):
-    __slots__ = ("image_bytes", "image_id", "regions", "turns")
+    __slots__ = ("image_bytes", "image_id", "image_url", "regions", "turns")
     class RegionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -186,13 +192,15 @@ class CreateConversationRequest(_message.Message):
         def __init__(self, key: _Optional[int] = ..., value: _Optional[_Union[_regions_pb2.Region, _Mapping]] = ...) -> None: ...
     IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     IMAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_URL_FIELD_NUMBER: _ClassVar[int]
     REGIONS_FIELD_NUMBER: _ClassVar[int]
     TURNS_FIELD_NUMBER: _ClassVar[int]
     image_bytes: bytes
     image_id: str
+    image_url: str
     regions: _containers.MessageMap[int, _regions_pb2.Region]
     turns: _containers.RepeatedCompositeFieldContainer[Turn]
-    def __init__(self, image_bytes: _Optional[bytes] = ..., image_id: _Optional[str] = ..., regions: _Optional[_Mapping[int, _regions_pb2.Region]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ...) -> None: ...
+    def __init__(self, image_bytes: _Optional[bytes] = ..., image_id: _Optional[str] = ..., image_url: _Optional[str] = ..., regions: _Optional[_Mapping[int, _regions_pb2.Region]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ...) -> None: ...
 
 class CreateConversationResponse(_message.Message):
     __slots__ = ("conversation",)
@@ -244,5 +252,27 @@ class RateAnswerRequest(_message.Message):
     def __init__(self, conversation_id: _Optional[str] = ..., turn: _Optional[int] = ..., rating: _Optional[_Union[Rating, str]] = ..., comment: _Optional[str] = ...) -> None: ...
 
 class RateAnswerResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ExportConversationRequest(_message.Message):
+    __slots__ = ("conversation_id",)
+    CONVERSATION_ID_FIELD_NUMBER: _ClassVar[int]
+    conversation_id: str
+    def __init__(self, conversation_id: _Optional[str] = ...) -> None: ...
+
+class ExportConversationResponse(_message.Message):
+    __slots__ = ("archive",)
+    ARCHIVE_FIELD_NUMBER: _ClassVar[int]
+    archive: bytes
+    def __init__(self, archive: _Optional[bytes] = ...) -> None: ...
+
+class DeleteConversationRequest(_message.Message):
+    __slots__ = ("conversation_id",)
+    CONVERSATION_ID_FIELD_NUMBER: _ClassVar[int]
+    conversation_id: str
+    def __init__(self, conversation_id: _Optional[str] = ...) -> None: ...
+
+class DeleteConversationResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

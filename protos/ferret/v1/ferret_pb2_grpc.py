@@ -29,7 +29,8 @@ class FerretServiceStub:
     """Ask about regions of images, and get answers with boxes.
 
     Errors: INVALID_ARGUMENT names the field and the limit, NOT_FOUND an unknown image id, conversation id or model,
-    RESOURCE_EXHAUSTED and UNAVAILABLE ask to try again, DEADLINE_EXCEEDED is the client's own deadline.
+    UNAUTHENTICATED a token that is missing or unknown, PERMISSION_DENIED what a token does not allow, or a call from where none is
+    answered; RESOURCE_EXHAUSTED and UNAVAILABLE ask to try again, DEADLINE_EXCEEDED is the client's own deadline.
     """
 
     def __init__(self, channel):
@@ -73,13 +74,24 @@ class FerretServiceStub:
                 request_serializer=ferret_dot_v1_dot_ferret__pb2.RateAnswerRequest.SerializeToString,
                 response_deserializer=ferret_dot_v1_dot_ferret__pb2.RateAnswerResponse.FromString,
                 _registered_method=True)
+        self.ExportConversation = channel.unary_unary(
+                '/ferret.v1.FerretService/ExportConversation',
+                request_serializer=ferret_dot_v1_dot_ferret__pb2.ExportConversationRequest.SerializeToString,
+                response_deserializer=ferret_dot_v1_dot_ferret__pb2.ExportConversationResponse.FromString,
+                _registered_method=True)
+        self.DeleteConversation = channel.unary_unary(
+                '/ferret.v1.FerretService/DeleteConversation',
+                request_serializer=ferret_dot_v1_dot_ferret__pb2.DeleteConversationRequest.SerializeToString,
+                response_deserializer=ferret_dot_v1_dot_ferret__pb2.DeleteConversationResponse.FromString,
+                _registered_method=True)
 
 
 class FerretServiceServicer:
     """Ask about regions of images, and get answers with boxes.
 
     Errors: INVALID_ARGUMENT names the field and the limit, NOT_FOUND an unknown image id, conversation id or model,
-    RESOURCE_EXHAUSTED and UNAVAILABLE ask to try again, DEADLINE_EXCEEDED is the client's own deadline.
+    UNAUTHENTICATED a token that is missing or unknown, PERMISSION_DENIED what a token does not allow, or a call from where none is
+    answered; RESOURCE_EXHAUSTED and UNAVAILABLE ask to try again, DEADLINE_EXCEEDED is the client's own deadline.
     """
 
     def Chat(self, request, context):
@@ -131,6 +143,21 @@ class FerretServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportConversation(self, request, context):
+        """Returns all that is kept of a conversation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteConversation(self, request, context):
+        """Removes all that is kept of a conversation: its turns, its ratings and logs, and its image if no other conversation is about
+        it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FerretServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -169,6 +196,16 @@ def add_FerretServiceServicer_to_server(servicer, server):
                     request_deserializer=ferret_dot_v1_dot_ferret__pb2.RateAnswerRequest.FromString,
                     response_serializer=ferret_dot_v1_dot_ferret__pb2.RateAnswerResponse.SerializeToString,
             ),
+            'ExportConversation': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportConversation,
+                    request_deserializer=ferret_dot_v1_dot_ferret__pb2.ExportConversationRequest.FromString,
+                    response_serializer=ferret_dot_v1_dot_ferret__pb2.ExportConversationResponse.SerializeToString,
+            ),
+            'DeleteConversation': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteConversation,
+                    request_deserializer=ferret_dot_v1_dot_ferret__pb2.DeleteConversationRequest.FromString,
+                    response_serializer=ferret_dot_v1_dot_ferret__pb2.DeleteConversationResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'ferret.v1.FerretService', rpc_method_handlers)
@@ -181,7 +218,8 @@ class FerretService:
     """Ask about regions of images, and get answers with boxes.
 
     Errors: INVALID_ARGUMENT names the field and the limit, NOT_FOUND an unknown image id, conversation id or model,
-    RESOURCE_EXHAUSTED and UNAVAILABLE ask to try again, DEADLINE_EXCEEDED is the client's own deadline.
+    UNAUTHENTICATED a token that is missing or unknown, PERMISSION_DENIED what a token does not allow, or a call from where none is
+    answered; RESOURCE_EXHAUSTED and UNAVAILABLE ask to try again, DEADLINE_EXCEEDED is the client's own deadline.
     """
 
     @staticmethod
@@ -363,6 +401,60 @@ class FerretService:
             '/ferret.v1.FerretService/RateAnswer',
             ferret_dot_v1_dot_ferret__pb2.RateAnswerRequest.SerializeToString,
             ferret_dot_v1_dot_ferret__pb2.RateAnswerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ferret.v1.FerretService/ExportConversation',
+            ferret_dot_v1_dot_ferret__pb2.ExportConversationRequest.SerializeToString,
+            ferret_dot_v1_dot_ferret__pb2.ExportConversationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ferret.v1.FerretService/DeleteConversation',
+            ferret_dot_v1_dot_ferret__pb2.DeleteConversationRequest.SerializeToString,
+            ferret_dot_v1_dot_ferret__pb2.DeleteConversationResponse.FromString,
             options,
             channel_credentials,
             insecure,

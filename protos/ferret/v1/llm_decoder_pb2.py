@@ -26,7 +26,7 @@ from ferret.v1 import sampling_pb2 as ferret_dot_v1_dot_sampling__pb2
 from ferret.v1 import tensor_pb2 as ferret_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66\x65rret/v1/llm_decoder.proto\x12\tferret.v1\x1a\x18\x66\x65rret/v1/sampling.proto\x1a\x16\x66\x65rret/v1/tensor.proto\"\xa0\x01\n\rDecodeRequest\x12\x11\n\tinput_ids\x18\x01 \x03(\x11\x12)\n\x0eimage_features\x18\x02 \x01(\x0b\x32\x11.ferret.v1.Tensor\x12*\n\x0fregion_features\x18\x03 \x01(\x0b\x32\x11.ferret.v1.Tensor\x12%\n\x08sampling\x18\x04 \x01(\x0b\x32\x13.ferret.v1.Sampling\"i\n\x0e\x44\x65\x63odeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12.\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x17.ferret.v1.FinishReason2T\n\x11LLMDecoderService\x12?\n\x06\x44\x65\x63ode\x12\x18.ferret.v1.DecodeRequest\x1a\x19.ferret.v1.DecodeResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66\x65rret/v1/llm_decoder.proto\x12\tferret.v1\x1a\x18\x66\x65rret/v1/sampling.proto\x1a\x16\x66\x65rret/v1/tensor.proto\"\xb4\x01\n\rDecodeRequest\x12\x11\n\tinput_ids\x18\x01 \x03(\x11\x12)\n\x0eimage_features\x18\x02 \x01(\x0b\x32\x11.ferret.v1.Tensor\x12*\n\x0fregion_features\x18\x03 \x01(\x0b\x32\x11.ferret.v1.Tensor\x12%\n\x08sampling\x18\x04 \x01(\x0b\x32\x13.ferret.v1.Sampling\x12\x12\n\nanswer_ids\x18\x05 \x03(\r\"{\n\x0e\x44\x65\x63odeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12.\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x17.ferret.v1.FinishReason\x12\x10\n\x08token_id\x18\x04 \x01(\r2T\n\x11LLMDecoderService\x12?\n\x06\x44\x65\x63ode\x12\x18.ferret.v1.DecodeRequest\x1a\x19.ferret.v1.DecodeResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,9 +34,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ferret.v1.llm_decoder_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DECODEREQUEST']._serialized_start=93
-  _globals['_DECODEREQUEST']._serialized_end=253
-  _globals['_DECODERESPONSE']._serialized_start=255
-  _globals['_DECODERESPONSE']._serialized_end=360
-  _globals['_LLMDECODERSERVICE']._serialized_start=362
-  _globals['_LLMDECODERSERVICE']._serialized_end=446
+  _globals['_DECODEREQUEST']._serialized_end=273
+  _globals['_DECODERESPONSE']._serialized_start=275
+  _globals['_DECODERESPONSE']._serialized_end=398
+  _globals['_LLMDECODERSERVICE']._serialized_start=400
+  _globals['_LLMDECODERSERVICE']._serialized_end=484
 # @@protoc_insertion_point(module_scope)

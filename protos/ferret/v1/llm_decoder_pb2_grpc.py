@@ -47,7 +47,7 @@ class LLMDecoderServiceServicer:
     """
 
     def Decode(self, request, context):
-        """Streams the answer to a prompt.
+        """Streams the answer to a prompt, a token each.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

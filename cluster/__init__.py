@@ -1,0 +1,1 @@
+"""Where the platform runs and trains on more than one machine."""

@@ -1,0 +1,1 @@
+"""A package, so that its platform ends with it."""
