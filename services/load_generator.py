@@ -72,6 +72,8 @@ class Outcome:
     """Of the answer."""
     error: str = ""
     """gRPC's name of it; empty if there is an answer."""
+    message: str = ""
+    """What the platform says of the error."""
     events: list[float] = field(default_factory=list)
     """When each piece of text came."""
 
@@ -114,7 +116,7 @@ async def run(
                     case Finish():
                         outcome.tokens = event.usage.completion_tokens
         except ServerError as error:
-            outcome.error = error.code.name
+            outcome.error, outcome.message = error.code.name, str(error)
         outcome.end = time.monotonic() - start
         outcomes.append(outcome)
         told(outcome)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -93,6 +94,11 @@ class RayCluster:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
                 pages.append(page.read().decode())
         return "\n".join(pages)
+
+    def incidents(self) -> str:
+        """What the logs of Serve say of its errors, tracebacks and all."""
+        logs = "".join(path.read_text() for path in sorted(self._sessions.rglob("logs/serve/*.log")) if not path.is_symlink())
+        return "".join(re.findall(r"^ERROR .*\n(?:(?!(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) ).*\n)*", logs, re.M))
 
     def workers(self, name: str = "RayTrainWorker") -> list[psutil.Process]:
         """The training's workers, or other actors with `name` in their title."""

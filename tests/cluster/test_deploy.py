@@ -273,7 +273,8 @@ def test_a_change_comes_without_a_pause(deployed, answer):
     result = asyncio.run(under_load())
     assert result.returncode == 0, result.stderr
     print(f"{len(outcomes)} answers, the slowest within {max(outcome.end - outcome.due for outcome in outcomes):.1f} s")
-    assert {outcome.error for outcome in outcomes} == {""}
+    errors = {f"{outcome.error}: {outcome.message}" for outcome in outcomes if outcome.error}
+    assert not errors, deployed.cluster.incidents()
     assert len(outcomes) > 10
     assert len(before) >= 4
     patiently(lambda: not before & deployed.replicas())
