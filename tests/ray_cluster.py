@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import re
 import secrets
 import shutil
 import subprocess
@@ -96,9 +96,11 @@ class RayCluster:
         return "\n".join(pages)
 
     def incidents(self) -> str:
-        """What the logs of Serve say of its errors, tracebacks and all."""
-        logs = "".join(path.read_text() for path in sorted(self._sessions.rglob("logs/serve/*.log")) if not path.is_symlink())
-        return "".join(re.findall(r"^ERROR .*\n(?:(?!(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) ).*\n)*", logs, re.M))
+        """What the logs of Serve have of errors."""
+        files = [path for path in self._sessions.rglob("logs/serve/*.log") if not path.is_symlink()]
+        entries = [json.loads(line) for path in files for line in path.read_text().splitlines() if line[:1] + line[-1:] == "{}"]
+        errors = sorted((e for e in entries if e["levelname"] == "ERROR"), key=lambda entry: entry["asctime"])
+        return "\n".join(f"{e['asctime']} {e['message']}\n{e.get('exc_text', '')}" for e in errors)
 
     def workers(self, name: str = "RayTrainWorker") -> list[psutil.Process]:
         """The training's workers, or other actors with `name` in their title."""
