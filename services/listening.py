@@ -1,4 +1,4 @@
-"""What is ours in Serve's gRPC proxy: TLS, and an ear for clients that leave.
+"""What is ours in Serve's gRPC proxy: TLS, an ear for clients that leave, and a word for a gateway that went away.
 
 The proxy listens in the clear, on every interface. What it calls to add a service to its server is ours, and adds a port with
 TLS as well, where the environment of the node says so (`TLSPort.to_environment`). The port in the clear stays:
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
 import grpc
@@ -18,6 +18,7 @@ from pydantic import FilePath
 
 from services.leaving import ending_with_client
 from services.settings import GRPC_TLS_PORT, Settings
+from services.status_codes import in_our_words
 
 _VARIABLE = "FERRET_TLS_PORT_SETTINGS"
 
@@ -61,14 +62,22 @@ class TLSPort(Settings):
 
 
 def add_ferret_service_to_server(servicer: Any, server: Any) -> None:
-    """As the generated function, with `ending_with_client` and a port with TLS. Raises `RuntimeError` if the port is taken."""
-    make_handler = server.service_handler_factory  # Serve's: its server replaces every handler by what this makes
+    """As the generated function, with all that is ours. Raises `RuntimeError` if the port for TLS is taken."""
+    make_serves = server.service_handler_factory  # its server replaces every handler by what this makes
 
-    def make_ending_handler(**arguments: Any) -> Callable:
-        handler = make_handler(**arguments)
-        return ending_with_client(handler) if inspect.isasyncgenfunction(handler) else handler
+    def make_handler(**arguments: Any) -> Callable[[Any, Any], Awaitable[bytes | None]]:
+        handler = make_serves(**arguments)
+        if inspect.isasyncgenfunction(handler):
+            handler = ending_with_client(handler)
 
-    server.service_handler_factory = make_ending_handler
+        async def handle(request: Any, context: grpc.aio.ServicerContext) -> bytes | None:
+            response = await handler(request, context)
+            in_our_words(context)
+            return response
+
+        return handle
+
+    server.service_handler_factory = make_handler
     add_FerretServiceServicer_to_server(servicer, server)
     if tls := TLSPort.from_environment():
         server.add_secure_port(f"{tls.host}:{tls.port}", tls.credentials())

@@ -25,8 +25,10 @@ from services.settings import RETRY_SECONDS
 
 logger = logging.getLogger("ray.serve")
 
-REPLICA_LOST = (ActorDiedError, ActorUnavailableError)
-"""Raised by a call whose replica went away; what it did is not known."""
+REPLICA_LOST = (ActorDiedError, ActorUnavailableError, grpc.aio.AioRpcError)
+"""Raised by a call whose replica, or the connection to it, went away; what it did is not known."""
+_LOST = "a replica went away; try again"
+_INCIDENT = "internal error"
 
 
 def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
@@ -47,14 +49,21 @@ def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
             reason = str(error) if isinstance(error, LimitError) else "the platform is busy"
             return grpc.StatusCode.RESOURCE_EXHAUSTED, f"{reason}; try again in {retry_after(error)} s"
         case _ if isinstance(error, (*REPLICA_LOST, DeploymentUnavailableError)):
-            return grpc.StatusCode.UNAVAILABLE, "a replica went away; try again"
+            return grpc.StatusCode.UNAVAILABLE, _LOST
         case UnavailableError():
             return grpc.StatusCode.UNAVAILABLE, str(error)
         case TimeoutError():
             return grpc.StatusCode.DEADLINE_EXCEEDED, "the answer took longer than the deadline"
     incident = uuid.uuid4().hex[:12]
     logger.error("incident %s", incident, exc_info=error)
-    return grpc.StatusCode.INTERNAL, f"internal error; the server's log has it as incident {incident}"
+    return grpc.StatusCode.INTERNAL, f"{_INCIDENT}; the server's log has it as incident {incident}"
+
+
+def in_our_words(context: grpc.aio.ServicerContext) -> None:
+    """Says in Serve's proxy that the gateway went away, which Serve calls `INTERNAL`; the gateway's own has an incident."""
+    if context.code() == grpc.StatusCode.INTERNAL.value[0] and not context.details().startswith(_INCIDENT):
+        context.set_code(grpc.StatusCode.UNAVAILABLE)
+        context.set_details(_LOST)
 
 
 def retry_after(error: BaseException) -> int | None:

@@ -1,13 +1,15 @@
-"""Replicas are killed in the middle of their work, and nobody notices."""
+"""Replicas are killed in the middle of their work, and hardly anybody notices."""
 
 import time
 
 import pytest
 import torch
+from grpc import StatusCode
 
 from ferret_core.data.playground import playground_example
 from ferret_core.geometry import Point
 from ferret_core.predictor import FerretPredictor
+from services.client import ServerError
 from tests.processes import Running, wait_until
 
 pytestmark = pytest.mark.platform
@@ -58,3 +60,18 @@ def test_a_stage_dies(platform, client, stage, scene):
     print(f"an answer {time.monotonic() - began:.1f} s after the {stage} died")
     assert answer == predictor.ask(question, point)
     assert not {*killed} & {*platform.processes(f"-{stage.replace('_', '-')}")}
+
+
+def test_the_gateway_dies(platform, client):
+    """Whose answer has begun is told to ask again; others wait for another gateway."""
+    expected = client.ask("What is [region0]?", [Point(100, 100)])
+    begun = client.stream("Describe the image.", temperature=2.0, max_new_tokens=150)
+    next(begun)
+    (gateway,) = platform.processes(":gateway")
+    gateway.kill()
+    killed = time.monotonic()
+    with pytest.raises(ServerError, match="a replica went away; try again") as lost:
+        list(begun)
+    assert lost.value.code == StatusCode.UNAVAILABLE
+    assert client.ask("What is [region0]?", [Point(100, 100)]) == expected
+    print(f"an answer {time.monotonic() - killed:.1f} s after the gateway died")
