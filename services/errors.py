@@ -5,6 +5,10 @@
 
 from __future__ import annotations
 
+A_REPLICA_LOST = "a replica went away; try again"
+AN_INCIDENT = "internal error"
+"""How the message begins that names an entry of the log."""
+
 
 class InvalidRequestError(ValueError):
     """Something is wrong with a request itself. `RegionError`, `PromptError` and `ImageError` of `ferret_core` say so, too."""

@@ -16,9 +16,9 @@ import grpc
 from ferret.v1.ferret_pb2_grpc import add_FerretServiceServicer_to_server
 from pydantic import FilePath
 
+from services.errors import A_REPLICA_LOST, AN_INCIDENT
 from services.leaving import ending_with_client
 from services.settings import GRPC_TLS_PORT, Settings
-from services.status_codes import in_our_words
 
 _VARIABLE = "FERRET_TLS_PORT_SETTINGS"
 
@@ -72,7 +72,9 @@ def add_ferret_service_to_server(servicer: Any, server: Any) -> None:
 
         async def handle(request: Any, context: grpc.aio.ServicerContext) -> bytes | None:
             response = await handler(request, context)
-            in_our_words(context)
+            if context.code() == grpc.StatusCode.INTERNAL and not context.details().startswith(AN_INCIDENT):
+                context.set_code(grpc.StatusCode.UNAVAILABLE)  # Serve's word for it, not the gateway's: that went away
+                context.set_details(A_REPLICA_LOST)
             return response
 
         return handle

@@ -14,6 +14,8 @@ from ferret_core.geometry import RegionError
 from ferret_core.images import ImageError
 from ferret_core.prompt import PromptError
 from services.errors import (
+    A_REPLICA_LOST,
+    AN_INCIDENT,
     ForbiddenError,
     InvalidRequestError,
     LimitError,
@@ -27,8 +29,6 @@ logger = logging.getLogger("ray.serve")
 
 REPLICA_LOST = (ActorDiedError, ActorUnavailableError, grpc.aio.AioRpcError)
 """Raised by a call whose replica, or the connection to it, went away; what it did is not known."""
-_LOST = "a replica went away; try again"
-_INCIDENT = "internal error"
 
 
 def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
@@ -49,21 +49,14 @@ def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
             reason = str(error) if isinstance(error, LimitError) else "the platform is busy"
             return grpc.StatusCode.RESOURCE_EXHAUSTED, f"{reason}; try again in {retry_after(error)} s"
         case _ if isinstance(error, (*REPLICA_LOST, DeploymentUnavailableError)):
-            return grpc.StatusCode.UNAVAILABLE, _LOST
+            return grpc.StatusCode.UNAVAILABLE, A_REPLICA_LOST
         case UnavailableError():
             return grpc.StatusCode.UNAVAILABLE, str(error)
         case TimeoutError():
             return grpc.StatusCode.DEADLINE_EXCEEDED, "the answer took longer than the deadline"
     incident = uuid.uuid4().hex[:12]
     logger.error("incident %s", incident, exc_info=error)
-    return grpc.StatusCode.INTERNAL, f"{_INCIDENT}; the server's log has it as incident {incident}"
-
-
-def in_our_words(context: grpc.aio.ServicerContext) -> None:
-    """Says in Serve's proxy that the gateway went away, which Serve calls `INTERNAL`; the gateway's own has an incident."""
-    if context.code() == grpc.StatusCode.INTERNAL.value[0] and not context.details().startswith(_INCIDENT):
-        context.set_code(grpc.StatusCode.UNAVAILABLE)
-        context.set_details(_LOST)
+    return grpc.StatusCode.INTERNAL, f"{AN_INCIDENT}; the server's log has it as incident {incident}"
 
 
 def retry_after(error: BaseException) -> int | None:

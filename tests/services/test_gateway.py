@@ -162,7 +162,9 @@ def test_an_answer_goes_on_where_a_lost_decoder_left_it(platform):
         platform.decoder.say("A dog", token_id=7)
         platform.decoder.deltas.put_nowait(ActorDiedError())
         platform.decoder.say(" and", token_id=8)
-        platform.decoder.deltas.put_nowait(ActorDiedError())
+        platform.decoder.deltas.put_nowait(
+            grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, grpc.aio.Metadata(), grpc.aio.Metadata())
+        )
         platform.decoder.say(" a cat.", "stop", token_id=9)
         responses = [response async for response in platform.ask()]
         assert [response.text_delta.text for response in responses[:-1]] == ["A dog", " and", " a cat."]
