@@ -19,9 +19,7 @@ settings.load_profile("ferret")
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start: threads that wait for each other crawl on a busy machine
 torch.set_num_threads(1)
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # a shell's background job ignores it, and so would all that tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would what it starts
 
 OF_PROCESSES = {"e2e", "cluster", "test_readme.py", "test_strategies.py", "test_deepspeed_config.py"}
 """Tests of whole platforms or of several workers: they wait for other processes on a machine that may be busy with anything."""
