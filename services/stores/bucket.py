@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from ferret_core import s3
 from services.errors import UnavailableError
-from services.stores.caches import MemoryCache
+from services.stores.caches import local_copies
 from services.stores.circuit_breaker import CircuitBreaker
 from services.stores.directory import Spool
 from services.stores.objects import ObjectStore
-
-_COPIES_BYTES, _COPIES_SECONDS = 64 * 2**20, 3600
 
 
 class Bucket(ObjectStore):
@@ -21,7 +19,7 @@ class Bucket(ObjectStore):
 
     def __init__(self, url: str, spool: Spool, breaker: CircuitBreaker) -> None:
         self.url, self.spool, self.breaker = url.rstrip("/") + "/", spool, breaker
-        self._copies = MemoryCache(_COPIES_BYTES, _COPIES_SECONDS)
+        self._copies = local_copies()
         breaker.write_backs.append(self.write_back)
 
     def add(self, name: str, data: bytes) -> None:

@@ -84,6 +84,11 @@ class MemoryCache(Cache):
         self._bytes -= len(value)
 
 
+def local_copies() -> MemoryCache:
+    """For what a replica has lately used of a server's, to go on with while that is away."""
+    return MemoryCache(64 * 2**20, seconds=3600)
+
+
 class RedisCache(Cache):
     """In Redis, for all replicas. While it is away, nothing is found and nothing kept."""
 

@@ -18,7 +18,7 @@ from ferret.v1 import ferret_pb2 as pb
 from google.protobuf.message import DecodeError
 
 from services.errors import UnavailableError
-from services.stores.caches import MemoryCache
+from services.stores.caches import local_copies
 from services.stores.circuit_breaker import CircuitBreaker
 from services.stores.conversations import ConversationStore, Result, check_id, not_found
 from services.stores.directory import Spool
@@ -26,8 +26,6 @@ from services.stores.directory import Spool
 if TYPE_CHECKING:
     from redis import Redis
     from redis.client import Pipeline
-
-_COPIES_BYTES, _COPIES_SECONDS = 64 * 2**20, 3600
 
 
 class SharedConversations(ConversationStore):
@@ -44,7 +42,7 @@ class SharedConversations(ConversationStore):
         """
         self.client, self.breaker, self.seconds = client, breaker, max(1, round(seconds))
         self.spool, self.origins = spool, origins
-        self._copies = MemoryCache(_COPIES_BYTES, _COPIES_SECONDS)
+        self._copies = local_copies()
         breaker.write_backs.append(self.write_back)
 
     def _add(self, conversation: pb.Conversation) -> None:
