@@ -12,6 +12,12 @@ from tests.processes import Running, assert_none_left, start_platform
 
 DECODERS, STREAMS, QUEUE = 2, 25, 10
 """Decoders, answers that each writes at a time, and questions that wait for one of them."""
+LONG = {"temperature": 5.0, "max_new_tokens": 1500}
+"""Nonsense."""
+LASTING = (9, 10, 12, 21, 23, 27, 32, 36, 37, 39)
+"""Seeds with which it has all its tokens: who leaves, leaves in mid answer."""
+MORE_MEMORY = 128
+"""MiB by which a replica may grow that keeps nothing: the allocator's noise."""
 
 MODEL = {
     "path": "playground",

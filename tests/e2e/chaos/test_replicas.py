@@ -10,6 +10,7 @@ from ferret_core.data.playground import playground_example
 from ferret_core.geometry import Point
 from ferret_core.predictor import FerretPredictor
 from services.client import ServerError
+from tests.e2e.chaos.conftest import LASTING, LONG
 from tests.processes import Running, wait_until
 
 pytestmark = pytest.mark.platform
@@ -65,9 +66,9 @@ def test_a_stage_dies(platform, client, stage, scene):
 def test_the_gateway_dies(platform, client):
     """Whose answer has begun is told to ask again; others wait for another gateway."""
     expected = client.ask("What is [region0]?", [Point(100, 100)])
-    begun = client.stream("Describe the image.", temperature=2.0, max_new_tokens=150)
-    next(begun)
     (gateway,) = platform.processes(":gateway")
+    begun = client.stream("Describe the image.", seed=LASTING[0], **LONG)
+    next(begun)
     gateway.kill()
     killed = time.monotonic()
     with pytest.raises(ServerError, match="a replica went away; try again") as lost:
