@@ -91,6 +91,8 @@ def deploy(config: dict[str, Any], address: str, timeout: float, log: Callable[[
     before = cluster.get_serve_details()
     _check_acceptable(config, before, address)
     deployed_before = before["applications"].get(APPLICATION, {}).get("last_deployed_time_s", 0)
+    for model in _other_weights(config, before):
+        log(f"{model}: other weights under the same name; while they are replaced, answers may mix both")
     deadline, shown = time.monotonic() + timeout, ""
     _insist(lambda: cluster.deploy_applications(config), deadline)
     while True:
@@ -119,6 +121,13 @@ def _check_acceptable(config: dict[str, Any], before: dict[str, Any], address: s
                 f"{name}: is {_at(before, name)!r} on {address} as long as Serve runs there; keep it, or end Serve with "
                 f"`serve shutdown --address {address}` first"
             )
+
+
+def _other_weights(config: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    """The models that a Serve config would take from another place than the cluster does."""
+    models = PlatformSettings.model_validate(_at(config, "applications.0.args") or {}).models
+    deployed = _at(before, f"applications.{APPLICATION}.deployed_app_config.args.models") or {}
+    return [name for name in models.keys() & deployed if models[name].path != deployed[name]["path"]]
 
 
 def _connect(address: str) -> ServeSubmissionClient:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
 
+import torch
 from ferret.v1 import ferret_pb2 as pb
 from ferret.v1 import regions_pb2
+from ferret.v1.image_encoder_pb2 import EncodeImageResponse
+from ferret.v1.region_sampler_pb2 import EncodeRegionsResponse
 from ferret.v1.tensor_pb2 import Tensor
 
 from ferret_core.checkpoint.revision import revision
@@ -16,18 +21,39 @@ from ferret_core.model.processor import PREPROCESSING
 from ferret_core.model.region_encoder import SAMPLING
 from services.metrics import FEATURES
 from services.settings import DeploymentSettings, ModelSettings
+from services.stage_wire import tensor_from_proto, tensor_to_proto
 from services.stores.caches import Cache
 from services.wire import image_size, region_to_proto
 
-EncodeImage = Callable[[bytes], Awaitable[Tensor]]
-EncodeRegions = Callable[[Tensor, ImageSize, Sequence[Region]], Awaitable[Tensor]]
+EncodeImage = Callable[[bytes], Awaitable[EncodeImageResponse]]
+EncodeRegions = Callable[[Tensor, ImageSize, Sequence[Region]], Awaitable[EncodeRegionsResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """All that features depend on beside their image and their region: the weights, how they are computed with, what is done
+    before. The replicas of a model differ in them while a change of it is deployed."""
+
+    weights: str
+    """The checkpoint's revision."""
+    image: str
+    """Of feature maps."""
+    region: str
+    """Of embeddings of regions."""
+
+    @classmethod
+    def of(cls, settings: ModelSettings) -> Self:
+        """Of replicas with these settings."""
+        weights = revision(settings.path)
+        image = f"{weights}:{settings.dtype or 'default'}:{_processor(settings.image_encoder)}:{PREPROCESSING}"
+        return cls(weights, image, f"{image}:{_processor(settings.region_sampler)}:{SAMPLING}")
 
 
 class Features:
     """Features of one model.
 
-    An image is known by the hash of its bytes, a region by that of its shape and not of its bounding box; the weights, how they
-    are computed with and what is done before are parts of the key, too.
+    An image is known by the hash of its bytes, a region by that of its shape and not of its bounding box; the version is part
+    of the key, too. What replicas of another version made serves the question it was made for, and is not kept.
     """
 
     def __init__(self, settings: ModelSettings, cache: Cache, encode_image: EncodeImage, encode_regions: EncodeRegions) -> None:
@@ -38,14 +64,11 @@ class Features:
             encode_image: the feature map of an encoded image.
             encode_regions: one row for each region, given the feature map and the size of their image.
         """
-        self.revision = revision(settings.path)
-        dtype = settings.dtype or "default"
-        self._image_key = f"{self.revision}:{dtype}:{_processor(settings.image_encoder)}:{PREPROCESSING}"
-        self._region_key = f"{_processor(settings.region_sampler)}:{SAMPLING}"
+        self.versions = Versions.of(settings)
         self.cache, self._encode_image, self._encode_regions = cache, encode_image, encode_regions
 
-    async def of_image(self, image: pb.ImageInfo, data: bytes) -> Tensor:
-        """Its feature map.
+    async def of_image(self, image: pb.ImageInfo, data: bytes) -> EncodeImageResponse:
+        """Its feature map, of whichever version it is.
 
         Args:
             image: its id.
@@ -55,18 +78,19 @@ class Features:
         (kept,) = await asyncio.to_thread(self.cache.get, [key])
         FEATURES.inc(tags={"of": "image", "kept": str(kept is not None)})
         if kept is not None:
-            return Tensor.FromString(kept)
-        features = await self._encode_image(data)
-        await asyncio.to_thread(self.cache.put, {key: features.SerializeToString()})
-        return features
+            return EncodeImageResponse(image_features=Tensor.FromString(kept), version=self.versions.image)
+        encoded = await self._encode_image(data)
+        if encoded.version == self.versions.image:
+            await asyncio.to_thread(self.cache.put, {key: encoded.image_features.SerializeToString()})
+        return encoded
 
-    async def of_regions(self, image: pb.ImageInfo, regions: Sequence[Region], image_features: Tensor) -> Tensor:
+    async def of_regions(self, image: pb.ImageInfo, regions: Sequence[Region], encoded: EncodeImageResponse) -> Tensor:
         """One row for each region.
 
         Args:
             image: its id and its size.
             regions: in its pixels; at least one.
-            image_features: of `of_image`.
+            encoded: of `of_image`.
         """
         keys = [self.region_key(image, region_to_proto(region)) for region in regions]
         shapes = dict(zip(keys, regions, strict=True))
@@ -74,36 +98,26 @@ class Features:
         missing = [key for key, value in kept.items() if value is None]
         for value in kept.values():
             FEATURES.inc(tags={"of": "region", "kept": str(value is not None)})
-        rows = {key: Tensor.FromString(value) for key, value in kept.items() if value is not None}
+        rows = {key: tensor_from_proto(Tensor.FromString(value)) for key, value in kept.items() if value is not None}
         if missing:
-            encoded = await self._encode_regions(image_features, image_size(image), [shapes[key] for key in missing])
-            computed = dict(zip(missing, _rows(encoded), strict=True))
-            await asyncio.to_thread(self.cache.put, {key: row.SerializeToString() for key, row in computed.items()})
+            sampled = await self._encode_regions(encoded.image_features, image_size(image), [shapes[key] for key in missing])
+            computed = dict(zip(missing, tensor_from_proto(sampled.region_features).split(1), strict=True))
+            if (encoded.version, sampled.version) == (self.versions.image, self.versions.region):
+                values = {key: tensor_to_proto(row).SerializeToString() for key, row in computed.items()}
+                await asyncio.to_thread(self.cache.put, values)
             rows |= computed
-        return _stacked([rows[key] for key in keys])
+        return tensor_to_proto(torch.cat([rows[key] for key in keys]))  # of the wider type, if theirs differ
 
     def image_key(self, image: pb.ImageInfo) -> str:
         """Of all that its feature map depends on."""
-        return f"image:{self._image_key}:{image.id}"
+        return f"image:{self.versions.image}:{image.id}"
 
     def region_key(self, image: pb.ImageInfo, region: regions_pb2.Region) -> str:
         """Of all that its embedding depends on."""
         shape = hashlib.sha256(region.SerializeToString(deterministic=True)).hexdigest()
-        return f"region:{self._image_key}:{self._region_key}:{image.id}:{shape}"
+        return f"region:{self.versions.region}:{image.id}:{shape}"
 
 
 def _processor(settings: DeploymentSettings) -> str:
     """What a stage computes with: something else would round otherwise."""
     return "gpu" if settings.num_gpus else f"cpu{settings.threads}"
-
-
-def _rows(tensor: Tensor) -> list[Tensor]:
-    count, width = tensor.shape
-    size = len(tensor.data) // count
-    rows = (tensor.data[i * size : (i + 1) * size] for i in range(count))
-    return [Tensor(type=tensor.type, shape=[1, width], data=row) for row in rows]
-
-
-def _stacked(rows: Sequence[Tensor]) -> Tensor:
-    width = rows[0].shape[1]
-    return Tensor(type=rows[0].type, shape=[len(rows), width], data=b"".join(row.data for row in rows))

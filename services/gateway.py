@@ -63,9 +63,9 @@ class Gateway:
         prepared, image = question.prepared, question.image
         answer, turn = AnswerStream(prepared, image_size(image)), pb.Turn(id=question.turn_id)
         try:
-            features = await model.features.of_image(image, question.data)
-            regions = await model.features.of_regions(image, prepared.regions, features) if prepared.regions else None
-            deltas = model.stages.decode(image.id, prepared.input_ids, features, regions, request.sampling)
+            encoded = await model.features.of_image(image, question.data)
+            regions = await model.features.of_regions(image, prepared.regions, encoded) if prepared.regions else None
+            deltas = model.stages.decode(image.id, prepared.input_ids, encoded.image_features, regions, request.sampling)
             async with aclosing(deltas):
                 async for delta in deltas:
                     timer.tick()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ferret_core.images import open_image
 from services.batching import Batches
+from services.features import Versions
 from services.loading import load_part
 from services.metrics import ENCODER_BATCH_SIZE
 from services.settings import ModelSettings
@@ -25,6 +26,7 @@ class ImageEncoder:
 
     def __init__(self, settings: ModelSettings) -> None:
         self.model, self.processor = load_part(settings, "vision_tower")
+        self.version = Versions.of(settings).image
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="pictures")  # one at a time: a huge picture takes much memory
         self.batches = Batches(self._encode, settings.image_encoder.max_batch_size, ENCODER_BATCH_SIZE.observe)
 
@@ -32,7 +34,7 @@ class ImageEncoder:
         """One image to its feature map."""
         pixels = await asyncio.get_running_loop().run_in_executor(self.thread, self._pixels, request.image_bytes)
         (image_features,) = await self.batches.compute([pixels])
-        return EncodeImageResponse(image_features=image_features)
+        return EncodeImageResponse(image_features=image_features, version=self.version)
 
     def _pixels(self, data: bytes) -> Tensor:
         """`(3, S, S)`: whatever the picture's size, all that waits takes as much."""

@@ -24,4 +24,4 @@ class Model:
         self.context_length = FerretConfig.from_pretrained(path).context_length
         self.stages = Stages(name, *handles)
         self.features = Features(settings, cache, self.stages.encode_image, self.stages.encode_regions)
-        self.revision = self.features.revision
+        self.revision = self.features.versions.weights

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ferret_core.geometry import ImageSize
 from services.batching import Batches
+from services.features import Versions
 from services.loading import load_part
 from services.metrics import SAMPLER_BATCH_SIZE
 from services.settings import ModelSettings
@@ -27,6 +28,7 @@ class RegionSampler:
 
     def __init__(self, settings: ModelSettings) -> None:
         self.model, self.processor = load_part(settings, "region_encoder")
+        self.version = Versions.of(settings).region
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="masks")  # one at a time: a huge mask takes much memory
         self.batches = Batches(self._encode, settings.region_sampler.max_batch_size, SAMPLER_BATCH_SIZE.observe)
 
@@ -34,7 +36,7 @@ class RegionSampler:
         """One vector of decoder width for each region of an image."""
         regions = await asyncio.get_running_loop().run_in_executor(self.thread, self._regions, request)
         region_features = await self.batches.compute(regions)
-        return EncodeRegionsResponse(region_features=tensor_to_proto(torch.stack(region_features)))
+        return EncodeRegionsResponse(region_features=tensor_to_proto(torch.stack(region_features)), version=self.version)
 
     def _regions(self, request: EncodeRegionsRequest) -> list[_Region]:
         size = ImageSize(request.image_width, request.image_height)
@@ -49,5 +51,6 @@ class RegionSampler:
         owners = torch.tensor([places[id(image_features)] for image_features, _ in regions])
         points = torch.stack([each for _, each in regions])
         device = self.model.device
-        embeddings = self.model.model.encode_regions(torch.cat(maps).to(device), points.to(device), owners.to(device))
+        image_features = torch.cat(maps).to(device, self.model.dtype)  # they may be an encoder's that computes in another type
+        embeddings = self.model.model.encode_regions(image_features, points.to(device), owners.to(device))
         return embeddings.cpu().unbind()

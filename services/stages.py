@@ -13,9 +13,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
-from ferret.v1.image_encoder_pb2 import EncodeImageRequest
+from ferret.v1.image_encoder_pb2 import EncodeImageRequest, EncodeImageResponse
 from ferret.v1.llm_decoder_pb2 import DecodeRequest
-from ferret.v1.region_sampler_pb2 import EncodeRegionsRequest
+from ferret.v1.region_sampler_pb2 import EncodeRegionsRequest, EncodeRegionsResponse
 from ferret.v1.sampling_pb2 import Sampling
 from ferret.v1.tensor_pb2 import Tensor
 from ray.serve.exceptions import BackPressureError
@@ -44,12 +44,12 @@ class Stages:
         self.name = name
         self.encoder, self.sampler, self.decoder = encoder, sampler, decoder.options(stream=True)
 
-    async def encode_image(self, data: bytes) -> Tensor:
+    async def encode_image(self, data: bytes) -> EncodeImageResponse:
         """The feature map of an encoded image, before the projector."""
         request = EncodeImageRequest(image_bytes=data)
-        return (await self._asked("image_encoder", lambda: self.encoder.EncodeImage.remote(request))).image_features
+        return await self._asked("image_encoder", lambda: self.encoder.EncodeImage.remote(request))
 
-    async def encode_regions(self, image_features: Tensor, size: ImageSize, regions: Sequence[Region]) -> Tensor:
+    async def encode_regions(self, image_features: Tensor, size: ImageSize, regions: Sequence[Region]) -> EncodeRegionsResponse:
         """One row for each region of an image of `size` pixels."""
         request = EncodeRegionsRequest(
             image_features=image_features,
@@ -57,7 +57,7 @@ class Stages:
             image_height=size.height,
             regions=map(region_to_proto, regions),
         )
-        return (await self._asked("region_sampler", lambda: self.sampler.EncodeRegions.remote(request))).region_features
+        return await self._asked("region_sampler", lambda: self.sampler.EncodeRegions.remote(request))
 
     async def decode(
         self,

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 from ray.job_submission import JobSubmissionClient
 
+from services.errors import AN_INCIDENT
 from tests.processes import assert_none_left, free_port, processes_of
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
@@ -96,11 +97,12 @@ class RayCluster:
         return "\n".join(pages)
 
     def incidents(self) -> str:
-        """What the logs of Serve have of errors."""
+        """What the logs of Serve have of errors: how each different traceback ends."""
         files = [path for path in self._sessions.rglob("logs/serve/*.log") if not path.is_symlink()]
         entries = [json.loads(line) for path in files for line in path.read_text().splitlines() if line[:1] + line[-1:] == "{}"]
         errors = sorted((e for e in entries if e["levelname"] == "ERROR"), key=lambda entry: entry["asctime"])
-        return "\n".join(f"{e['asctime']} {e['message']}\n{e.get('exc_text', '')}" for e in errors)
+        ends = ((entry.get("exc_text") or entry["message"]).strip().splitlines()[-1] for entry in errors)
+        return "\n".join(dict.fromkeys(end for end in ends if AN_INCIDENT not in end))  # those of the proxy name others
 
     def workers(self, name: str = "RayTrainWorker") -> list[psutil.Process]:
         """The training's workers, or other actors with `name` in their title."""

@@ -6,10 +6,10 @@ import zipfile
 from types import SimpleNamespace
 from unittest import mock
 
+import torch
 from ferret.v1 import ferret_pb2 as pb
 from ferret.v1.image_encoder_pb2 import EncodeImageResponse
 from ferret.v1.region_sampler_pb2 import EncodeRegionsResponse
-from ferret.v1.tensor_pb2 import Tensor
 from ray.exceptions import ActorDiedError
 
 from ferret_core.data.playground import playground_example
@@ -17,7 +17,7 @@ from ferret_core.engine import Delta
 from ferret_core.images import image_bytes
 from services.gateway import Gateway
 from services.settings import PlatformSettings
-from services.stage_wire import delta_to_proto
+from services.stage_wire import delta_to_proto, tensor_to_proto
 
 
 class Decoder:
@@ -80,11 +80,10 @@ class Platform:
 
     async def encode(self, request):
         self.encoded += 1
-        return EncodeImageResponse()
+        return EncodeImageResponse(version=self.gateway.models["playground"].features.versions.image)
 
     async def encode_regions(self, request):
-        count = len(request.regions)
-        return EncodeRegionsResponse(region_features=Tensor(shape=[count, 1], data=bytes(4 * count)))
+        return EncodeRegionsResponse(region_features=tensor_to_proto(torch.zeros(len(request.regions), 1)))
 
     async def create(self, *turns):
         request = pb.CreateConversationRequest(image_bytes=self.image, turns=turns)

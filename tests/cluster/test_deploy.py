@@ -241,6 +241,7 @@ def test_what_fails_leaves_what_serves(deployed, answer):
     """A checkpoint that is nowhere: the new replicas do not start, the old ones answer."""
     result = deployed.deploy(deployed.config(lambda settings: settings["models"]["playground"].update(path="/nowhere")))
     assert result.returncode == 1
+    assert "playground: other weights under the same name" in result.stderr
     assert "DEPLOY_FAILED; what was deployed before still serves" in result.stderr
     assert "'/nowhere'" in result.stderr
     assert "Traceback" not in result.stderr
@@ -252,7 +253,7 @@ def test_a_change_comes_without_a_pause(deployed, answer):
 
     def change(settings: dict) -> None:
         settings["max_regions"] = 1
-        settings["models"]["playground"]["dtype"] = "float32"  # as before, but said: an argument of every stage
+        settings["models"]["playground"]["dtype"] = "float32"  # of every stage; on many CPUs another than before
 
     outcomes: list[Outcome] = []
 
@@ -261,7 +262,8 @@ def test_a_change_comes_without_a_pause(deployed, answer):
 
     async def under_load() -> subprocess.CompletedProcess:
         load = Load(users=3, seconds=PATIENCE, warmup=0)
-        asking = asyncio.create_task(run(load, playground_questions(4), connect, outcomes.append))
+        questions = [question for question in playground_questions(100) if len(question.regions) == 1]
+        asking = asyncio.create_task(run(load, questions, connect, outcomes.append))
         result = await asyncio.to_thread(deployed.deploy, deployed.config(change))
         afterwards = len(outcomes) + 2 * load.users
         while len(outcomes) < afterwards and not asking.done():

@@ -1,14 +1,19 @@
 """What is computed once, and what must be computed anew."""
 
 import asyncio
+from functools import partial
 
+import pytest
+import torch
 from ferret.v1 import ferret_pb2 as pb
-from ferret.v1.tensor_pb2 import Tensor
+from ferret.v1.image_encoder_pb2 import EncodeImageResponse
+from ferret.v1.region_sampler_pb2 import EncodeRegionsResponse
 
 from ferret_core.geometry import Box, ImageSize, Mask, Point, Polygon, Scribble
 from services import features
-from services.features import Features
+from services.features import Features, Versions
 from services.settings import DecoderSettings, EncoderSettings, ModelSettings
+from services.stage_wire import tensor_from_proto, tensor_to_proto
 from services.stores.caches import MemoryCache
 
 SIZE = ImageSize(64, 48)
@@ -29,35 +34,49 @@ class Stages:
     def __init__(self, cache=None):
         self.cache, self.images, self.regions = cache or MemoryCache(2**20), [], []
 
-    async def encode_image(self, data):
+    async def encode_image(self, settings, data):
         self.images.append(data)
-        return Tensor(shape=[1, 2, 3], data=bytes([len(self.images)] * 24))
+        values = torch.full((1, 2, 3), len(self.images), dtype=dtype(settings))
+        return EncodeImageResponse(image_features=tensor_to_proto(values), version=Versions.of(settings).image)
 
-    async def encode_regions(self, image_features, size, regions):
+    async def encode_regions(self, settings, image_features, size, regions):
         assert size == SIZE
-        first = len(self.regions)
+        values = torch.arange(len(self.regions), len(self.regions) + len(regions), dtype=dtype(settings))[:, None].expand(-1, 2)
         self.regions.extend(regions)
-        return Tensor(shape=[len(regions), 2], data=b"".join(bytes([first + i] * 8) for i in range(len(regions))))
+        return EncodeRegionsResponse(region_features=tensor_to_proto(values), version=Versions.of(settings).region)
 
-    def features(self, **settings):
-        model = ModelSettings(**{"path": "playground"} | settings)
-        return Features(model, self.cache, self.encode_image, self.encode_regions)
+    def features(self, encoder=None, sampler=None, **settings):
+        """As a gateway with these settings has them, which the stages have, too, unless it is told otherwise."""
+        own = ModelSettings(**{"path": "playground"} | settings)
+        return Features(
+            own, self.cache, partial(self.encode_image, encoder or own), partial(self.encode_regions, sampler or own)
+        )
+
+
+def dtype(settings):
+    return getattr(torch, settings.dtype or "float32")
 
 
 def image(name="a"):
     return pb.ImageInfo(id=f"sha256:{name}", width=SIZE.width, height=SIZE.height)
 
 
+def of_image(model, of="a"):
+    return float(tensor_from_proto(asyncio.run(model.of_image(image(of), b"x")).image_features)[0, 0, 0])
+
+
 def of_regions(model, *regions, of="a"):
-    tensor = asyncio.run(model.of_regions(image(of), regions, Tensor()))
-    assert list(tensor.shape) == [len(regions), 2]
-    return [tensor.data[i * 8] for i in range(len(regions))]
+    async def ask():
+        return await model.of_regions(image(of), regions, await model.of_image(image(of), b"x"))
+
+    rows = tensor_from_proto(asyncio.run(ask()))
+    assert rows.shape == (len(regions), 2)
+    return rows[:, 0].tolist()
 
 
 def test_an_image_is_encoded_once():
     stages = Stages()
-    first, again, other = (asyncio.run(stages.features().of_image(image(name), b"x")) for name in "aab")
-    assert first == again != other
+    assert [of_image(stages.features(), name) for name in "aab"] == [1, 1, 2]
     assert len(stages.images) == 2
 
 
@@ -83,7 +102,7 @@ def test_what_has_a_say_in_a_value_is_part_of_its_key(monkeypatch, tmp_path):
 
     def values(**settings):
         model = stages.features(**settings)
-        return asyncio.run(model.of_image(image(), b"x")).data[0], *of_regions(model, BOX)
+        return of_image(model), *of_regions(model, BOX)
 
     assert values() == values() == values(llm_decoder=DecoderSettings(threads=2)) == (1, 0)
     assert values(dtype="float16") == (2, 1)
@@ -105,7 +124,6 @@ def test_what_is_kept_of_an_image_can_be_forgotten():
 
     def ask(name):
         for model in models:
-            asyncio.run(model.of_image(image(name), b"x"))
             of_regions(model, BOX, Point(1, 1), of=name)
 
     ask("a")
@@ -120,5 +138,25 @@ def test_what_is_kept_of_an_image_can_be_forgotten():
 def test_without_a_cache_all_is_computed():
     stages = Stages(MemoryCache(0))
     for _ in range(2):
-        asyncio.run(stages.features().of_image(image(), b"x"))
+        of_image(stages.features())
     assert len(stages.images) == 2
+
+
+@pytest.mark.parametrize("stage", ["encoder", "sampler"])
+def test_what_another_version_made_is_not_kept(stage):
+    """A change is being deployed: a stage computes in another type already, or still. Its features serve all the same."""
+    stages, other = Stages(), ModelSettings(path="playground", dtype="float16")
+    assert of_regions(stages.features(), BOX) == [0]
+    mixed = stages.features(**{stage: other})
+    assert of_regions(mixed, Point(1, 1), BOX, of="b") == [1, 2]
+    assert of_regions(mixed, Point(1, 1), BOX, of="b") == [3, 4]
+    assert of_regions(stages.features(), Point(1, 1), BOX, of="b") == [5, 6]
+    assert of_regions(stages.features(), Point(1, 1), BOX, of="b") == [5, 6]
+
+
+def test_rows_of_two_types_come_together():
+    """One that is kept, and one that a sampler of another version makes."""
+    stages = Stages()
+    assert of_regions(stages.features(), BOX) == [0]
+    mixed = stages.features(sampler=ModelSettings(path="playground", dtype="bfloat16"))
+    assert of_regions(mixed, Point(1, 1), BOX) == [1, 0]

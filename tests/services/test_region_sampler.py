@@ -67,6 +67,17 @@ def test_together_as_alone(sampler, requests):
         assert_same(one, other)
 
 
+def test_maps_of_another_type(sampler, requests):
+    """Of an encoder that a change of `dtype` has not reached yet, or the other way round; together with one of its own type."""
+    expected = [encode(sampler, request)[0] for request in requests[:2]]
+    map_ = requests[0].image_features
+    map_.CopyFrom(tensor_to_proto(tensor_from_proto(map_).bfloat16()))
+    hold_first(sampler.batches, 3)
+    others, same = encode(sampler, *requests[:2])
+    torch.testing.assert_close(others, expected[0], atol=0.02 * float(expected[0].abs().max()), rtol=0)
+    assert_same(same, expected[1])
+
+
 def test_one_bad_region_among_good_ones(sampler, requests):
     good = encode(sampler, requests[1])[0]
     requests[0].regions[0].CopyFrom(region_to_proto(Box(400, 400, 500, 500)))  # outside of its picture

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from ferret.v1 import tensor_pb2 as ferret_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x66\x65rret/v1/image_encoder.proto\x12\tferret.v1\x1a\x16\x66\x65rret/v1/tensor.proto\")\n\x12\x45ncodeImageRequest\x12\x13\n\x0bimage_bytes\x18\x01 \x01(\x0c\"@\n\x13\x45ncodeImageResponse\x12)\n\x0eimage_features\x18\x01 \x01(\x0b\x32\x11.ferret.v1.Tensor2c\n\x13ImageEncoderService\x12L\n\x0b\x45ncodeImage\x12\x1d.ferret.v1.EncodeImageRequest\x1a\x1e.ferret.v1.EncodeImageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x66\x65rret/v1/image_encoder.proto\x12\tferret.v1\x1a\x16\x66\x65rret/v1/tensor.proto\")\n\x12\x45ncodeImageRequest\x12\x13\n\x0bimage_bytes\x18\x01 \x01(\x0c\"Q\n\x13\x45ncodeImageResponse\x12)\n\x0eimage_features\x18\x01 \x01(\x0b\x32\x11.ferret.v1.Tensor\x12\x0f\n\x07version\x18\x02 \x01(\t2c\n\x13ImageEncoderService\x12L\n\x0b\x45ncodeImage\x12\x1d.ferret.v1.EncodeImageRequest\x1a\x1e.ferret.v1.EncodeImageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENCODEIMAGEREQUEST']._serialized_start=68
   _globals['_ENCODEIMAGEREQUEST']._serialized_end=109
   _globals['_ENCODEIMAGERESPONSE']._serialized_start=111
-  _globals['_ENCODEIMAGERESPONSE']._serialized_end=175
-  _globals['_IMAGEENCODERSERVICE']._serialized_start=177
-  _globals['_IMAGEENCODERSERVICE']._serialized_end=276
+  _globals['_ENCODEIMAGERESPONSE']._serialized_end=192
+  _globals['_IMAGEENCODERSERVICE']._serialized_start=194
+  _globals['_IMAGEENCODERSERVICE']._serialized_end=293
 # @@protoc_insertion_point(module_scope)

@@ -13,7 +13,9 @@ class EncodeImageRequest(_message.Message):
     def __init__(self, image_bytes: _Optional[bytes] = ...) -> None: ...
 
 class EncodeImageResponse(_message.Message):
-    __slots__ = ("image_features",)
+    __slots__ = ("image_features", "version")
     IMAGE_FEATURES_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     image_features: _tensor_pb2.Tensor
-    def __init__(self, image_features: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    version: str
+    def __init__(self, image_features: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., version: _Optional[str] = ...) -> None: ...

@@ -26,7 +26,7 @@ from ferret.v1 import regions_pb2 as ferret_dot_v1_dot_regions__pb2
 from ferret.v1 import tensor_pb2 as ferret_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66\x65rret/v1/region_sampler.proto\x12\tferret.v1\x1a\x17\x66\x65rret/v1/regions.proto\x1a\x16\x66\x65rret/v1/tensor.proto\"\x90\x01\n\x14\x45ncodeRegionsRequest\x12)\n\x0eimage_features\x18\x01 \x01(\x0b\x32\x11.ferret.v1.Tensor\x12\x13\n\x0bimage_width\x18\x02 \x01(\r\x12\x14\n\x0cimage_height\x18\x03 \x01(\r\x12\"\n\x07regions\x18\x04 \x03(\x0b\x32\x11.ferret.v1.Region\"C\n\x15\x45ncodeRegionsResponse\x12*\n\x0fregion_features\x18\x01 \x01(\x0b\x32\x11.ferret.v1.Tensor2j\n\x14RegionSamplerService\x12R\n\rEncodeRegions\x12\x1f.ferret.v1.EncodeRegionsRequest\x1a .ferret.v1.EncodeRegionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66\x65rret/v1/region_sampler.proto\x12\tferret.v1\x1a\x17\x66\x65rret/v1/regions.proto\x1a\x16\x66\x65rret/v1/tensor.proto\"\x90\x01\n\x14\x45ncodeRegionsRequest\x12)\n\x0eimage_features\x18\x01 \x01(\x0b\x32\x11.ferret.v1.Tensor\x12\x13\n\x0bimage_width\x18\x02 \x01(\r\x12\x14\n\x0cimage_height\x18\x03 \x01(\r\x12\"\n\x07regions\x18\x04 \x03(\x0b\x32\x11.ferret.v1.Region\"T\n\x15\x45ncodeRegionsResponse\x12*\n\x0fregion_features\x18\x01 \x01(\x0b\x32\x11.ferret.v1.Tensor\x12\x0f\n\x07version\x18\x02 \x01(\t2j\n\x14RegionSamplerService\x12R\n\rEncodeRegions\x12\x1f.ferret.v1.EncodeRegionsRequest\x1a .ferret.v1.EncodeRegionsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +36,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENCODEREGIONSREQUEST']._serialized_start=95
   _globals['_ENCODEREGIONSREQUEST']._serialized_end=239
   _globals['_ENCODEREGIONSRESPONSE']._serialized_start=241
-  _globals['_ENCODEREGIONSRESPONSE']._serialized_end=308
-  _globals['_REGIONSAMPLERSERVICE']._serialized_start=310
-  _globals['_REGIONSAMPLERSERVICE']._serialized_end=416
+  _globals['_ENCODEREGIONSRESPONSE']._serialized_end=325
+  _globals['_REGIONSAMPLERSERVICE']._serialized_start=327
+  _globals['_REGIONSAMPLERSERVICE']._serialized_end=433
 # @@protoc_insertion_point(module_scope)

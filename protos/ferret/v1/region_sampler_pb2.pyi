@@ -21,7 +21,9 @@ class EncodeRegionsRequest(_message.Message):
     def __init__(self, image_features: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., image_width: _Optional[int] = ..., image_height: _Optional[int] = ..., regions: _Optional[_Iterable[_Union[_regions_pb2.Region, _Mapping]]] = ...) -> None: ...
 
 class EncodeRegionsResponse(_message.Message):
-    __slots__ = ("region_features",)
+    __slots__ = ("region_features", "version")
     REGION_FEATURES_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     region_features: _tensor_pb2.Tensor
-    def __init__(self, region_features: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    version: str
+    def __init__(self, region_features: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., version: _Optional[str] = ...) -> None: ...
